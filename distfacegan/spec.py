@@ -1,0 +1,292 @@
+"""Job specs: what a job does, checked before anything runs.
+
+Every model refuses unknown keys, and every field says what it is: the descriptions are the manual
+and the JSON schema that editors complete from (jobs/job.schema.json).
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    model_validator,
+)
+
+
+def _resolve(path: Path, info: ValidationInfo) -> Path:
+    """Take relative paths from the folder of the spec, so that a job means the same anywhere."""
+    folder = (info.context or {}).get("folder", Path())
+    return Path(os.path.normpath(Path(folder, path.expanduser()).absolute()))
+
+
+SpecPath = Annotated[Path, AfterValidator(_resolve)]
+Share = Annotated[float, Field(gt=0, lt=0.5)]
+Workers = Annotated[PositiveInt | None, Field(description="Ray workers; default: see the README.")]
+
+
+class Section(BaseModel):
+    """A part of a spec: unknown keys are errors, values do not change."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
+    )
+
+
+class CelebASource(Section):
+    """The CelebA archive img_align_celeba.zip, or the folder that it unpacks to."""
+
+    kind: Literal["celeba"]
+    path: SpecPath
+    """The archive or the folder; list_landmarks_align_celeba.txt beside it is used if present."""
+
+
+class FolderSource(Section):
+    """Every image below a folder, with 300-W .pts annotations beside them where present."""
+
+    kind: Literal["folder"]
+    path: SpecPath
+    """The folder."""
+
+
+class ProceduralSource(Section):
+    """Faces drawn by the project itself, with exact landmarks; nothing to download."""
+
+    kind: Literal["procedural"]
+    count: PositiveInt
+    """How many faces to draw."""
+
+
+Source = Annotated[CelebASource | FolderSource | ProceduralSource, Field(discriminator="kind")]
+
+
+class Ingest(Section):
+    """Photos to cropped faces: OpenCV's frontal face cascade, largest face, crop, resize."""
+
+    source: Source
+    """Where the photos come from."""
+    resolution: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 128
+    """Side of a face in pixels (R)."""
+    shard_rows: Annotated[int, Field(ge=1, le=65536)] = 512
+    """Rows of a shard: the unit of work, retry, storage and commit."""
+    workers: Workers = None
+
+
+class Landmarks(Section):
+    """Faces to 49 landmarks each."""
+
+    detector: Literal["face_alignment", "onnx", "annotations"] = "face_alignment"
+    """The library's 2D FAN, a 68-point ONNX network, or the source's own points."""
+    model: SpecPath | None = None
+    """onnx: the network. face_alignment: the weights, if not where the library keeps them."""
+    min_score: Annotated[float, Field(ge=0, le=1)] | None = None
+    """Faces whose mean score is lower are not trusted (status 4); default: the detector's own."""
+    workers: Workers = None
+
+    @model_validator(mode="after")
+    def _onnx_needs_a_model(self) -> Landmarks:
+        if self.detector == "onnx" and self.model is None:
+            raise ValueError("detector onnx needs `model`: the path of a 68-point network")
+        return self
+
+
+class Began(Section):
+    """BEGAN's training (section II); `config` names a file of these keys to start from."""
+
+    resolution: Annotated[int, Field(ge=8, le=1024)] = 128
+    """Side of a generated face in pixels; the faces' resolution, or that halved, quartered..."""
+    latent_dim: PositiveInt = 64
+    """Dimensions of z."""
+    width: PositiveInt = 64
+    """Channels of the decoder, and of the encoder's first level."""
+    levels: Annotated[int, Field(ge=1, le=8)] = 4
+    """Levels of resolution in the encoder and the decoder."""
+    loss: Literal["l2", "l1"] = "l2"
+    """Power of |v - D(v)| in equation 1: the paper's square, or BEGAN's absolute value."""
+    gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
+    """Diversity ratio of equation 2."""
+    lambda_k: PositiveFloat = 1e-3
+    """Learning rate of k_t."""
+    learning_rate: PositiveFloat = 1e-4
+    """Adam's, of both networks."""
+    learning_rate_decay: Literal["none", "linear"] = "none"
+    """linear: towards 0 over the second half of the steps."""
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
+    """Adam's beta_1."""
+    beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
+    """Adam's beta_2."""
+    batch: PositiveInt = 16
+    """Real faces of one step, over all workers."""
+    steps: PositiveInt = 200_000
+    """Training steps."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """bf16: autocast with fp32 masters."""
+    checkpoint_every: PositiveInt = 1000
+    """Steps between checkpoints and sample grids."""
+    metrics_every: PositiveInt = 100
+    """Steps between lines of metrics.jsonl."""
+    workers: PositiveInt = 1
+    """Data-parallel workers; `batch` is split among them."""
+
+    @model_validator(mode="after")
+    def _fits(self) -> Began:
+        if self.resolution % 2 ** (self.levels - 1):
+            raise ValueError(
+                f"resolution {self.resolution} cannot be halved {self.levels - 1} times, "
+                f"which levels {self.levels} needs"
+            )
+        if self.batch % self.workers:
+            raise ValueError(
+                f"batch {self.batch} cannot be split evenly among {self.workers} workers"
+            )
+        return self
+
+
+class Invert(Section):
+    """For every face the z with the least |x - G(z)| (section III, equation 3)."""
+
+    recipe: Literal["paper", "clip"] = "clip"
+    """paper: Adam, unbounded. clip: the same, clipped to the prior's box after every step."""
+    steps: PositiveInt = 500
+    """Generator steps for each face."""
+    learning_rate: PositiveFloat = 0.1
+    """Adam's."""
+    batch: PositiveInt = 256
+    """Faces inverted together."""
+    generator: SpecPath | None = None
+    """Weights to invert: a .safetensors file or a folder with one; default: this run's BEGAN."""
+    photos: SpecPath | None = None
+    """Run directory whose faces are inverted; default: this one."""
+    workers: Workers = None
+
+
+class Search(Section):
+    """The variants of L-Gen that Ray Tune chooses from; each a list of values."""
+
+    depth: list[PositiveInt] = [2, 3, 4]
+    """Hidden layers."""
+    width: list[PositiveInt] = [64, 128, 256, 512]
+    """Nodes of a hidden layer."""
+    activation: list[Literal["relu", "elu", "silu", "tanh"]] = ["relu", "elu", "silu"]
+    """Nonlinearity of the hidden layers."""
+    learning_rate: list[PositiveFloat] = [1e-4, 3e-4, 1e-3, 3e-3]
+    """Adam's."""
+    batch: list[PositiveInt] = [16, 64, 256]
+    """Rows of a training step."""
+
+
+class LGen(Section):
+    """The landmark generator z -> landmarks (section V); `config` names a file of these keys.
+
+    The network of Table I is always the first trial.
+    """
+
+    depth: PositiveInt = 3
+    """Hidden layers (Table I)."""
+    width: PositiveInt = 128
+    """Nodes of a hidden layer (Table I)."""
+    activation: Literal["relu", "elu", "silu", "tanh"] = "relu"
+    """Nonlinearity of the hidden layers (Table I)."""
+    learning_rate: PositiveFloat = 3e-4
+    """Adam's."""
+    batch: PositiveInt = 16
+    """B_N of equation 4."""
+    epochs: PositiveInt = 1000
+    """Passes over the rows."""
+    trials: PositiveInt = 16
+    """Variants to try, Table I's included."""
+    validation_share: Share = 0.1
+    """Share of the rows that chooses among the trials."""
+    test_share: Share = 0.1
+    """Share of the rows that no choice has seen: the reported error is theirs."""
+    early_stopping: bool = True
+    """Stop poor trials early (ASHA). Which trials stop depends on timing; false: none does."""
+    search: Search = Search()
+    """The search space."""
+
+
+class Synthesize(Section):
+    """New faces with landmarks: z uniform, G(z) the face, L-Gen(z) its landmarks (section VI)."""
+
+    count: PositiveInt
+    """Faces to generate."""
+    format: Literal["webdataset"] = "webdataset"
+    """Tar files of .jpg and .json pairs."""
+    shard_rows: PositiveInt = 1000
+    """Faces of one tar file."""
+    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
+    """Quality of the .jpg files."""
+    generator: SpecPath | None = None
+    """Weights of G; default: this run's BEGAN."""
+    lgen: SpecPath | None = None
+    """Folder of a landmark generator; default: this run's."""
+    workers: Workers = None
+
+
+class Report(Section):
+    """The page and its numbers."""
+
+
+class JobSpec(Section):
+    """One job. A section that is absent is not run: what it would have made is read from `run`."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
+    """Name of the job in logs and in the report."""
+    run: SpecPath
+    """The run directory. Like every path of a spec it is relative to the spec's own folder."""
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    """Every random number of the job is a function of this and of a row or a step."""
+    ingest: Ingest | None = None
+    landmarks: Landmarks | None = None
+    began: Began | None = None
+    invert: Invert | None = None
+    lgen: LGen | None = None
+    synthesize: Synthesize | None = None
+    report: Report | None = None
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> JobSpec:
+        if self.ingest and self.began and self.began.resolution not in _halvings(self.ingest):
+            raise ValueError(
+                f"began.resolution {self.began.resolution} must be ingest.resolution "
+                f"{self.ingest.resolution} or that halved one or more times"
+            )
+        if not self.stages:
+            raise ValueError(f"nothing to do: none of the sections {', '.join(STAGES)} is there")
+        return self
+
+    @property
+    def stages(self) -> list[str]:
+        """The sections present, in the order in which they run."""
+        return [name for name in STAGES if getattr(self, name) is not None]
+
+
+STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
+
+
+def _halvings(ingest: Ingest) -> list[int]:
+    sides = [ingest.resolution]
+    while sides[-1] % 2 == 0:
+        sides.append(sides[-1] // 2)
+    return sides
+
+
+def json_schema() -> dict[str, Any]:
+    """Return the JSON schema of a spec as written, in which `config` is allowed too."""
+    schema = JobSpec.model_json_schema()
+    for name in ("Began", "LGen"):
+        schema["$defs"][name]["properties"]["config"] = {
+            "type": "string",
+            "description": "File with keys of this section; keys beside it take precedence.",
+        }
+    for name in STAGES:  # `report:` with nothing after it means the defaults
+        schema["properties"][name].setdefault("description", f"Run the stage {name}.")
+    return schema

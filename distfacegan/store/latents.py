@@ -1,0 +1,206 @@
+"""The Zarr group latents.zarr: one row per photo, the same row in every array.
+
+    photos/     image u1 [N,R,R,3] · box f4 [N,4] px of the source · key str [N] · status u1 [N]
+    landmarks/  points f4 [N,49,2] units of the face · score f4 [N,49] · status u1 [N]
+    latents/    z f4 [N,Z] · loss f4 [N] mean |x - G(z)|, pixels in [-1,1] · steps i4 [N] · status
+
+Fill is 0, "" or NaN, and status 0 is pending. One shard of rows is one Zarr shard of every array,
+written whole by one worker: no two writers ever meet in one file. Chunks carry checksums, so that
+damage is an error of the reader and never a wrong face.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from distfacegan.errors import RunDirectoryError
+from distfacegan.store import files, shards
+from distfacegan.store.shards import Shard, ShardStats
+
+CHUNK_BYTES = 512 * 1024  # of a chunk at most; one row at least
+
+
+@dataclasses.dataclass(frozen=True)
+class ArraySchema:
+    """One array of a group; letters in `shape` stand for lengths given at creation."""
+
+    dtype: str
+    shape: tuple[int | str, ...] = ()
+    fill: float | str = 0
+
+
+GROUPS: dict[str, dict[str, ArraySchema]] = {
+    "photos": {
+        "image": ArraySchema("uint8", ("R", "R", 3)),
+        "box": ArraySchema("float32", (4,), np.nan),
+        "key": ArraySchema("str", (), ""),
+        "status": ArraySchema("uint8"),
+    },
+    "landmarks": {
+        "points": ArraySchema("float32", (49, 2), np.nan),
+        "score": ArraySchema("float32", (49,), np.nan),
+        "status": ArraySchema("uint8"),
+    },
+    "latents": {
+        "z": ArraySchema("float32", ("Z",), np.nan),
+        "loss": ArraySchema("float32", (), np.nan),
+        "steps": ArraySchema("int32"),
+        "status": ArraySchema("uint8"),
+    },
+}
+
+
+def create_group(
+    store: Path, name: str, *, num_rows: int, shard_rows: int, **lengths: int
+) -> zarr.Group:
+    """Create the arrays of group `name`, or open them if they are there already.
+
+    `lengths` gives the letters of the schema (R, Z). Raises RunDirectoryError if the arrays on
+    disk are of other lengths.
+    """
+    root = zarr.open_group(store, mode="a")
+    if name in root and "shard_rows" in root[name].attrs:
+        group = open_group(store, name)
+        found = schema_differences(group, num_rows=num_rows, shard_rows=shard_rows, **lengths)
+        if found:
+            raise RunDirectoryError("\n".join([f"{store}/{name} has another shape:", *found]))
+        return group
+    group = root.create_group(name, overwrite=True)
+    for array, schema in GROUPS[name].items():
+        _create_array(group, array, schema, num_rows, shard_rows, lengths)
+    # Goes last: a group without it was interrupted while being made, and is made again.
+    group.attrs["shard_rows"] = shard_rows
+    return open_group(store, name)
+
+
+def open_group(store: Path, name: str) -> zarr.Group:
+    """Open group `name` for reading and writing; raises RunDirectoryError if it is not there."""
+    try:
+        return zarr.open_group(store, path=name, mode="r+")
+    except (FileNotFoundError, KeyError):
+        raise RunDirectoryError(
+            f"{store} has no group {name!r}: the stage that writes it has not run"
+        ) from None
+
+
+def num_rows(group: zarr.Group) -> int:
+    """Return N, the rows of a group."""
+    return int(_array(group, "status").shape[0])
+
+
+def plan(group: zarr.Group) -> list[Shard]:
+    """Return the shards of a group."""
+    return shards.split(num_rows(group), int(group.attrs["shard_rows"]))
+
+
+def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np.ndarray:
+    """Return rows of an array; damage is a RunDirectoryError that names the array and the rows."""
+    where = slice(rows.start, rows.stop) if isinstance(rows, Shard) else rows
+    try:
+        return np.asarray(_array(group, array)[where])
+    except (ValueError, RuntimeError) as error:
+        raise RunDirectoryError(
+            f"{group.store_path}/{array}, rows {where.start} to {where.stop}: {error}\n"
+            "`distfacegan verify` names every damaged shard, and `run` makes it again."
+        ) from error
+
+
+def commit(
+    group: zarr.Group, markers: Path, shard: Shard, arrays: Mapping[str, np.ndarray], started: float
+) -> ShardStats:
+    """Write one shard of every array of the group, then its marker.
+
+    `arrays` has the rows of the shard for each array of the schema; `started` is the time at which
+    the work on the shard began, in seconds since the epoch.
+    """
+    schema = GROUPS[group.basename]
+    if set(arrays) != set(schema):
+        raise KeyError(f"{group.basename} holds {sorted(schema)}, given {sorted(arrays)}")
+    for name, values in arrays.items():
+        _array(group, name)[shard.start : shard.stop] = values
+    digests = {f"{group.basename}/{name}": rows_digest(arrays[name]) for name in schema}
+    statuses = shards.count_statuses(arrays["status"])
+    return shards.mark_done(markers, shard, statuses=statuses, digests=digests, started=started)
+
+
+def rows_digest(values: np.ndarray) -> str:
+    """Return the digest of rows as a marker holds it: of their bytes, texts NUL-terminated."""
+    if values.dtype.kind in "OT":
+        return files.digest("".join(f"{text}\0" for text in values).encode())
+    return files.digest(memoryview(np.ascontiguousarray(values)).cast("B"))
+
+
+def discard(group: zarr.Group, shard: Shard) -> None:
+    """Delete what is stored of a shard, so that its damage does not outlive its rewriting."""
+    store = Path(str(group.store_path).removeprefix("file://"))
+    for name in GROUPS[group.basename]:
+        array = _array(group, name)
+        key = array.metadata.encode_chunk_key((shard.index,) + (0,) * (array.ndim - 1))
+        (store / name / key).unlink(missing_ok=True)
+
+
+def schema_differences(
+    group: zarr.Group, *, num_rows: int, shard_rows: int, **lengths: int
+) -> list[str]:
+    """Return one line for every array whose type or shape is not the schema's."""
+    lines = []
+    for name, schema in GROUPS[group.basename].items():
+        shape = _shape(schema, num_rows, lengths)
+        expected = f"{schema.dtype} {list(shape)} in shards of {shard_rows} rows"
+        if name not in group:
+            lines.append(f"  {name}: missing, {expected} expected")
+            continue
+        array = _array(group, name)
+        kind = "str" if array.dtype.kind in "OT" else str(array.dtype)
+        rows = array.shards[0] if array.shards else 0
+        found = f"{kind} {list(array.shape)} in shards of {rows} rows"
+        if found != expected:
+            lines.append(f"  {name}: {found} on disk, {expected} expected")
+    return lines
+
+
+def _create_array(
+    group: zarr.Group,
+    name: str,
+    schema: ArraySchema,
+    num_rows: int,
+    shard_rows: int,
+    lengths: Mapping[str, int],
+) -> None:
+    shape = _shape(schema, num_rows, lengths)
+    row_bytes = 64 if schema.dtype == "str" else np.dtype(schema.dtype).itemsize
+    row_bytes *= int(np.prod(shape[1:]))
+    group.create_array(
+        name,
+        shape=shape,
+        chunks=(_chunk_rows(shard_rows, row_bytes), *shape[1:]),
+        shards=(shard_rows, *shape[1:]),
+        dtype=schema.dtype,
+        compressors=[ZstdCodec(level=1, checksum=True)],
+        fill_value=schema.fill,
+        overwrite=True,
+    )
+
+
+def _chunk_rows(shard_rows: int, row_bytes: int) -> int:
+    """Return the largest divisor of the shard that keeps a chunk within CHUNK_BYTES."""
+    limit = max(1, CHUNK_BYTES // row_bytes)
+    return max(n for n in range(1, min(shard_rows, limit) + 1) if shard_rows % n == 0)
+
+
+def _shape(schema: ArraySchema, num_rows: int, lengths: Mapping[str, int]) -> tuple[int, ...]:
+    inner = (lengths[length] if isinstance(length, str) else length for length in schema.shape)
+    return (num_rows, *inner)
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise RunDirectoryError(f"{group.store_path}/{name} is not an array")
+    return array

@@ -1,0 +1,198 @@
+"""A run directory: everything that a job keeps, and the only thing that says what is done.
+
+job.yaml                 the resolved spec of the last run
+latents.zarr/            photos, landmarks, latents (store/latents.py)
+shards/<stage>/          a marker for every finished shard (store/shards.py)
+stages/<stage>.json      what the stage was begun with, and how its runs went
+began/ lgen/ synthetic/  networks, samples, metrics, generated faces
+report/                  index.html and summary.json
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+
+from distfacegan.errors import RunDirectoryError
+from distfacegan.store import files
+
+
+@dataclasses.dataclass(frozen=True)
+class RunDirectory:
+    """The paths inside one run directory, and the records of its stages."""
+
+    root: Path
+
+    @property
+    def job(self) -> Path:
+        """The resolved spec of the last run."""
+        return self.root / "job.yaml"
+
+    @property
+    def latents(self) -> Path:
+        """The Zarr group of all rows."""
+        return self.root / "latents.zarr"
+
+    @property
+    def began(self) -> Path:
+        """Checkpoints, samples, metrics.jsonl and the finished generator."""
+        return self.root / "began"
+
+    @property
+    def lgen(self) -> Path:
+        """The landmark generator, its trials and its evaluation."""
+        return self.root / "lgen"
+
+    @property
+    def synthetic(self) -> Path:
+        """The generated dataset."""
+        return self.root / "synthetic"
+
+    @property
+    def report(self) -> Path:
+        """The page and its numbers."""
+        return self.root / "report"
+
+    def markers(self, stage: str) -> Path:
+        """Return the folder of a stage's shard markers."""
+        return self.root / "shards" / stage
+
+    def record_path(self, stage: str) -> Path:
+        """Return where a stage's record stands."""
+        return self.root / "stages" / f"{stage}.json"
+
+    def record(self, stage: str) -> dict[str, Any] | None:
+        """Return a stage's record (settings, inputs, runs, finished), or None before it began."""
+        path = self.record_path(stage)
+        return files.read_json(path) if path.exists() else None
+
+    def finished(self, stage: str) -> bool:
+        """Tell whether a stage has ended with nothing left to do."""
+        record = self.record(stage)
+        return record is not None and record["finished"]
+
+    def identity(self, stage: str) -> str:
+        """Return a digest of what a stage was begun with, its inputs' identities included."""
+        record = self.record(stage)
+        if record is None:
+            raise RunDirectoryError(f"{self.root}: the stage {stage} has not run")
+        text = json.dumps([record["settings"], record["inputs"]], sort_keys=True)
+        return files.digest(text.encode())
+
+    def check(
+        self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+    ) -> None:
+        """Refuse to mix two settings in one store: compare with what `stage` was begun with.
+
+        Raises RunDirectoryError naming every field that differs, on disk and asked for.
+        """
+        record = self.record(stage)
+        if record is None:
+            return
+        found, asked = {**record["settings"]}, _plain(settings)
+        if inputs is not None:
+            found, asked = found | record["inputs"], asked | _plain(inputs)
+        lines = [
+            f"  {field}: {_at(found, field)} on disk, {_at(asked, field)} asked"
+            for field in sorted(set(_flat(found)) | set(_flat(asked)))
+            if _at(found, field) != _at(asked, field)
+        ]
+        if lines:
+            advice = f"Use another run directory, or --fresh --only {stage} to do the stage anew."
+            raise RunDirectoryError(
+                "\n".join([f"cannot resume {self.root}: stage {stage} differs", *lines, advice])
+            )
+
+    def begin(self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
+        """Record what a stage is begun with, or check that it is what it was begun with."""
+        self.check(stage, settings, inputs)
+        if self.record(stage) is None:
+            record = {"settings": _plain(settings), "inputs": _plain(inputs)}
+            files.write_json(self.record_path(stage), record | {"runs": [], "finished": False})
+
+    def end(self, stage: str, *, finished: bool, started: float, **figures: Any) -> None:
+        """Add one run to a stage's record: its seconds and what else is worth keeping."""
+        record = self.record(stage)
+        assert record is not None
+        run = {"started": started, "seconds": round(time.time() - started, 3), **figures}
+        record["runs"].append(run)
+        files.write_json(self.record_path(stage), record | {"finished": finished})
+
+    def reopen(self, stage: str) -> None:
+        """Say that a finished stage has something left to do again."""
+        record = self.record(stage)
+        if record is not None:
+            files.write_json(self.record_path(stage), record | {"finished": False})
+
+    def clear(self, stage: str) -> None:
+        """Delete what a stage wrote, its record last."""
+        for path in (self.markers(stage), *self._outputs(stage)):
+            shutil.rmtree(path, ignore_errors=True)
+        self.record_path(stage).unlink(missing_ok=True)
+
+    def _outputs(self, stage: str) -> list[Path]:
+        return {
+            "ingest": [self.latents / "photos"],
+            "landmarks": [self.latents / "landmarks"],
+            "began": [self.began],
+            "invert": [self.latents / "latents"],
+            "lgen": [self.lgen],
+            "synthesize": [self.synthetic],
+            "report": [self.report],
+        }[stage]
+
+    @contextlib.contextmanager
+    def lock(self, job: str) -> Iterator[None]:
+        """Hold the run directory for one job; a second one is refused by the name of the first.
+
+        The lock is the operating system's: it ends with the process, however that dies.
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        holder = self.root / ".holder.json"
+        lock = filelock.FileLock(self.root / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            by = files.read_json(holder) if holder.exists() else {}
+            raise RunDirectoryError(
+                f"{self.root} is in use by job {by.get('job', '?')!r} "
+                f"(process {by.get('process', '?')} on {by.get('host', '?')}, "
+                f"since {by.get('since', '?')}). Wait for it, or use another run directory."
+            ) from None
+        try:
+            since = time.strftime("%Y-%m-%d %H:%M:%S")
+            who = {"job": job, "process": os.getpid(), "host": socket.gethostname()}
+            files.write_json(holder, who | {"since": since})
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
+
+
+def _plain(value: Any) -> Any:
+    """Return a value as JSON gives it back, so that both sides of a comparison look alike."""
+    return json.loads(json.dumps(value))
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
+    fields = []
+    for key, value in tree.items():
+        name = f"{prefix}{key}"
+        fields += _flat(value, f"{name}.") if isinstance(value, dict) else [name]
+    return fields
+
+
+def _at(tree: Any, field: str) -> Any:
+    for key in field.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return "nothing" if tree is None else tree

@@ -1,0 +1,135 @@
+"""Shards of rows and the markers that say which of them are done.
+
+A marker ``shards/<stage>/00042.json`` is written last, after everything that its shard holds, and
+names the digest of all that was written. Nothing else says what is done.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import os
+import socket
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distfacegan.store import files
+
+
+class Status(enum.IntEnum):
+    """What became of one row in one stage."""
+
+    PENDING = 0
+    OK = 1
+    UNREADABLE = 2
+    NO_FACE = 3
+    LANDMARKS_NOT_TRUSTED = 4
+    NOTHING_UPSTREAM = 5
+    FAILED = 6
+
+    @property
+    def label(self) -> str:
+        """The status in words, as reports and markers spell it."""
+        return self.name.lower().replace("_", " ")
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """Rows start to stop - 1: the unit of work, retry, storage and commit."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def rows(self) -> np.ndarray:
+        """The row numbers, i64 [rows]."""
+        return np.arange(self.start, self.stop)
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __str__(self) -> str:
+        return f"shard {self.index} (rows {self.start} to {self.stop - 1})"
+
+
+@dataclasses.dataclass(frozen=True)
+class ShardStats:
+    """What a marker says of a finished shard."""
+
+    shard: int
+    start: int
+    stop: int
+    statuses: dict[str, int]  # rows of each status, in words
+    digests: dict[str, str]  # of every array's rows, or of the file written
+    seconds: float
+    worker: str  # host:pid
+    written: float  # seconds since the epoch
+
+
+def split(num_rows: int, shard_rows: int) -> list[Shard]:
+    """Return the shards of `num_rows` rows; the last one may be short."""
+    starts = range(0, num_rows, shard_rows)
+    return [Shard(i, start, min(start + shard_rows, num_rows)) for i, start in enumerate(starts)]
+
+
+def count_statuses(status: np.ndarray) -> dict[str, int]:
+    """Return how many rows have each status, in words; statuses without a row are left out."""
+    values, counts = np.unique(status, return_counts=True)
+    return {Status(int(v)).label: int(n) for v, n in zip(values, counts, strict=True)}
+
+
+def marker_path(folder: Path, shard: int) -> Path:
+    """Return where the marker of a shard stands in its stage's folder."""
+    return folder / f"{shard:05d}.json"
+
+
+def mark_done(
+    folder: Path,
+    shard: Shard,
+    *,
+    statuses: Mapping[str, int],
+    digests: Mapping[str, str],
+    started: float,
+) -> ShardStats:
+    """Write the marker of a shard whose data is in place, and return what it says."""
+    now = time.time()
+    stats = ShardStats(
+        shard=shard.index,
+        start=shard.start,
+        stop=shard.stop,
+        statuses=dict(statuses),
+        digests=dict(digests),
+        seconds=round(now - started, 3),
+        worker=f"{socket.gethostname()}:{os.getpid()}",
+        written=now,
+    )
+    files.write_json(marker_path(folder, shard.index), dataclasses.asdict(stats))
+    return stats
+
+
+def done(folder: Path) -> set[int]:
+    """Return the numbers of the shards that have a marker."""
+    return {int(path.stem) for path in folder.glob("[0-9]*.json")}
+
+
+def read_markers(folder: Path) -> list[ShardStats]:
+    """Return what every marker of a stage says, by shard number."""
+    return [ShardStats(**files.read_json(path)) for path in sorted(folder.glob("[0-9]*.json"))]
+
+
+def totals(markers: list[ShardStats]) -> dict[str, Any]:
+    """Return rows, worker seconds and rows of each status, summed over markers."""
+    statuses: dict[str, int] = {}
+    for marker in markers:
+        for label, count in marker.statuses.items():
+            statuses[label] = statuses.get(label, 0) + count
+    return {
+        "rows": sum(marker.stop - marker.start for marker in markers),
+        "worker_seconds": round(sum(marker.seconds for marker in markers), 3),
+        "statuses": statuses,
+    }
