@@ -1,0 +1,68 @@
+"""Procedural faces: a source of varied, shaded faces with their exact landmarks, made from (seed, row)."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from distfacegan.errors import SourceError
+from distfacegan.sources.procedural_head import build_head, chart_of, place_features
+from distfacegan.sources.procedural_paint import paint_face
+from distfacegan.sources.procedural_raster import Camera, Surface, render
+from distfacegan.sources.procedural_scene import build_body, paint_background
+from distfacegan.sources.procedural_traits import sample_traits
+
+SHEET = (540, 560)  # rows, columns of the painted head, for a picture of 192 pixels
+
+
+class ProceduralFaces:
+    """A source of `count` rendered faces; row i is a pure function of (seed, i).
+
+    Raises SourceError for a count below 1.
+    """
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+            raise SourceError(
+                f"procedural faces: count is {count!r}; give a whole number of 1 or more"
+            )
+        self.count, self.seed = count, seed
+
+    @property
+    def keys(self) -> list[str]:
+        """The names of the photos: their rows."""
+        return [f"{row:06d}" for row in range(self.count)]
+
+    def read(self, row: int) -> np.ndarray:
+        """Return the photo of a row, u8 RGB [192, 192, 3]."""
+        return render_face(self.seed, self._known(row))[0]
+
+    def annotation(self, row: int) -> np.ndarray:
+        """Return the exact landmarks of a row, f32 [49, 2], in pixels of the photo."""
+        return render_face(self.seed, self._known(row))[1]
+
+    def _known(self, row: int) -> int:
+        if not 0 <= row < self.count:
+            raise IndexError(f"row {row} of {self.count} procedural faces")
+        return row
+
+
+def render_face(seed: int, row: int, size: int = 192) -> tuple[np.ndarray, np.ndarray]:
+    """Return one face, u8 RGB [size, size, 3], and its landmarks, f32 [49, 2], x and y in pixels.
+
+    Pixel i spans [i, i + 1) of the landmarks' coordinates.
+    """
+    traits = sample_traits(seed, row)
+    shape, expression, look = traits.shape, traits.expression, traits.look
+    chart, features = chart_of(shape, expression), place_features(shape, expression)
+    camera = Camera(traits.pose, size)
+    head = build_head(chart, shape, expression, features, look)
+    sheet = (SHEET[0] * size // 192, SHEET[1] * size // 192)
+    albedo = paint_face(chart, shape, expression, features, look, sheet)
+    surfaces = [Surface(head, albedo), build_body(traits, sheet)]
+    picture = render(surfaces, camera, traits.light, paint_background(look, 2 * size))
+    place = chart.locate(features.landmarks) * [head.shape[1], head.shape[0]] - 0.5
+    screen = np.ascontiguousarray(camera.project(head)[..., :2])
+    u, v = place.astype(np.float32).T
+    landmarks = cv2.remap(screen, u, v, cv2.INTER_LINEAR)[:, 0]
+    return picture, landmarks / 2

@@ -1,0 +1,204 @@
+"""The colours of a procedural face, painted on the head's sheet where the features are."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from distfacegan.sources.procedural_head import THETA_MAX, Chart, Features
+from distfacegan.sources.procedural_traits import Colour, Expression, Look, Shape
+
+SUBPIXEL_BITS = 4  # OpenCV draws at sixteenths of a pixel
+
+
+class Canvas:
+    """A sheet to paint on, u8 [rows, columns, 3], with coordinates of the chart."""
+
+    def __init__(self, chart: Chart, rows: int, columns: int, colour: Colour) -> None:
+        self.chart, self.size = chart, np.array([columns, rows])
+        self.pixels = np.empty((rows, columns, 3), np.uint8)
+        self.pixels[:] = to_bytes(colour)
+
+    def fill(self, outline: np.ndarray, colour: Colour) -> None:
+        """Fill a closed outline [P, 2]."""
+        cv2.fillPoly(
+            self.pixels, [self._place(outline)], to_bytes(colour), cv2.LINE_AA, SUBPIXEL_BITS
+        )
+
+    def stroke(self, curve: np.ndarray, width: float, colour: Colour) -> None:
+        """Draw a curve [P, 2] of a width in chart units."""
+        thickness = max(1, round(width * self.size[1] / 3.2))
+        cv2.polylines(
+            self.pixels,
+            [self._place(curve)],
+            False,
+            to_bytes(colour),
+            thickness,
+            cv2.LINE_AA,
+            SUBPIXEL_BITS,
+        )
+
+    def tint(
+        self, centre: tuple[float, float], spread: tuple[float, float], colour: Colour
+    ) -> None:
+        """Multiply a soft spot of the sheet, on both sides of the face, by a colour."""
+        for side in (-1, 1) if centre[0] else (1,):
+            corners = np.array([[-2.2, 2.2], [2.2, -2.2]]) * spread + [side * centre[0], centre[1]]
+            (left, top), (right, bottom) = (self.chart.locate(corners) * self.size).astype(int)
+            patch = self.pixels[top:bottom, left:right]
+            v, u = np.ogrid[-2.2 : 2.2 : patch.shape[0] * 1j, -2.2 : 2.2 : patch.shape[1] * 1j]
+            share = np.exp(-(u**2) - v**2)[..., None].astype(np.float32)
+            gain = 1 + share * (np.array(colour, np.float32) - 1)
+            patch[:] = np.clip(patch * gain, 0, 255).astype(np.uint8)
+
+    def _place(self, points: np.ndarray) -> np.ndarray:
+        # OpenCV counts from the middle of the first pixel.
+        place = self.chart.locate(points) * self.size - 0.5
+        return np.round(place * 2**SUBPIXEL_BITS).astype(np.int32)
+
+
+def to_bytes(colour: Colour) -> tuple[int, int, int]:
+    """Return a colour of [0, 1] as bytes."""
+    r, g, b = (int(np.clip(c * 255, 0, 255)) for c in colour)
+    return (r, g, b)
+
+
+def smooth(points: np.ndarray, closed: bool = False, steps: int = 6) -> np.ndarray:
+    """Return a Catmull-Rom curve through points [P, 2]."""
+    around = (
+        np.concatenate([points[-1:], points, points[:2]])
+        if closed
+        else np.concatenate([points[:1], points, points[-1:]])
+    )
+    a, b, c, d = (around[i : len(around) - 3 + i, None] for i in range(4))
+    t = (np.arange(steps) / steps)[None, :, None]
+    curve = b + t / 2 * (c - a + t * (2 * a - 5 * b + 4 * c - d + t * (3 * (b - c) + d - a)))
+    curve = curve.reshape(-1, 2)
+    return curve if closed else np.concatenate([curve, points[-1:]])
+
+
+def paint_face(
+    chart: Chart,
+    shape: Shape,
+    expression: Expression,
+    features: Features,
+    look: Look,
+    size: tuple[int, int],
+) -> np.ndarray:
+    """Return the albedo of the head's sheet, u8 RGB [rows, columns, 3]."""
+    canvas = Canvas(chart, *size, look.skin)
+    _paint_skin(canvas, shape, features, look)
+    for eye, pupil in zip(features.eyes, features.pupils, strict=True):
+        _paint_eye(canvas, eye, pupil, look, expression)
+    _paint_mouth(canvas, features, look)
+    for brow in features.brows:
+        _paint_brow(canvas, brow, shape, look)
+    _paint_hair(canvas, look)
+    return canvas.pixels
+
+
+def _shade(colour: Colour, gain: float) -> Colour:
+    return (colour[0] * gain, colour[1] * gain, colour[2] * gain)
+
+
+def _paint_skin(canvas: Canvas, shape: Shape, features: Features, look: Look) -> None:
+    red = (1.0, 1 - 0.5 * look.blush, 1 - 0.5 * look.blush)
+    canvas.tint((0.52, -0.45), (0.28, 0.24), red)
+    canvas.tint((0.0, -shape.nose_length), (0.18, 0.14), red)
+    canvas.tint((shape.eye_distance - 0.03, 0.10), (0.26, 0.14), (0.86, 0.78, 0.76))
+    canvas.tint((shape.eye_distance - 0.05, -0.13), (0.22, 0.08), (0.93, 0.88, 0.88))
+    x, y = features.nostrils[3]
+    canvas.tint((float(x) * 0.95, float(y) + 0.012), (0.065, 0.036), (0.25, 0.18, 0.17))
+    canvas.tint((shape.nose_width + 0.03, -shape.nose_length), (0.05, 0.09), (0.85, 0.78, 0.76))
+    canvas.tint((0.0, float(features.lips[9, 1]) - 0.05), (0.22, 0.05), (0.85, 0.78, 0.76))
+    if look.beard:
+        tone = _mix_to(look.hair, look.beard)
+        low = float(features.lips[9, 1])
+        canvas.tint((0.0, low - 0.35), (0.55, 0.35), tone)
+        canvas.tint((0.5, low - 0.05), (0.28, 0.42), tone)
+        canvas.tint((0.0, float(features.lips[3, 1]) + 0.06), (0.36, 0.07), tone)
+
+
+def _mix_to(colour: Colour, share: float) -> Colour:
+    return (1 - share * (1 - colour[0]), 1 - share * (1 - colour[1]), 1 - share * (1 - colour[2]))
+
+
+def _paint_eye(
+    canvas: Canvas, eye: np.ndarray, pupil: np.ndarray, look: Look, expression: Expression
+) -> None:
+    outline = smooth(eye, closed=True)
+    canvas.fill(outline, (0.90, 0.87, 0.85))
+    turn = np.linspace(0, 2 * np.pi, 25)[:-1]
+    circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
+    before = canvas.pixels.copy()
+    canvas.fill(pupil + 0.108 * circle, _shade(look.iris, 0.45))
+    canvas.fill(pupil + 0.090 * circle, look.iris)
+    canvas.fill(pupil + 0.048 * circle, (0.03, 0.03, 0.03))
+    canvas.fill(pupil + [0.035, 0.04] + 0.022 * circle, (1.0, 1.0, 1.0))
+    mask = Canvas(canvas.chart, canvas.size[1], canvas.size[0], (0.0, 0.0, 0.0))
+    mask.fill(outline, (1.0, 1.0, 1.0))
+    outside = mask.pixels < 128
+    canvas.pixels[outside] = before[outside]
+    lash = _shade(look.hair, 0.35)
+    canvas.stroke(smooth(eye[:4]), 0.028, lash)
+    canvas.stroke(smooth(eye[[3, 4, 5, 0]]), 0.008, _shade(look.skin, 0.55))
+    crease = smooth(eye[:4] + [0, 0.055])
+    canvas.stroke(crease, 0.008, _shade(look.skin, 0.7))
+
+
+def _paint_mouth(canvas: Canvas, features: Features, look: Look) -> None:
+    lips, mouth = features.lips, features.mouth
+    inner = np.concatenate([lips[:1], mouth[:3], lips[6:7], mouth[3:]])
+    upper = np.concatenate(
+        [smooth(lips[:7]), smooth(np.concatenate([lips[6:7], mouth[2::-1], lips[:1]]))]
+    )
+    canvas.fill(smooth(lips, closed=True), look.lips)
+    canvas.fill(upper, _shade(look.lips, 0.88))
+    canvas.fill(smooth(inner, closed=True), (0.16, 0.05, 0.05))
+    gap = float(mouth[1, 1] - mouth[4, 1])
+    if gap > 0.03:
+        down = np.array([0.0, -min(0.09, 0.6 * gap)])
+        teeth = np.concatenate([mouth[:3], (mouth[:3] + down)[::-1]]) * [0.9, 1]
+        canvas.fill(smooth(teeth, closed=True), (0.88, 0.85, 0.80))
+
+
+def _paint_brow(canvas: Canvas, brow: np.ndarray, shape: Shape, look: Look) -> None:
+    curve = smooth(brow)
+    inwards = np.abs(curve[:, 0]) - np.abs(curve[:, 0]).min()
+    taper = 1 - 0.75 * (inwards / inwards.max()) ** 2
+    half = np.stack([np.zeros(len(curve)), shape.brow_thickness * taper], axis=-1)
+    colour = tuple(0.75 * h + 0.15 * s for h, s in zip(look.hair, look.skin, strict=True))
+    canvas.fill(
+        np.concatenate([curve + half, (curve - half)[::-1]]), (colour[0], colour[1], colour[2])
+    )
+
+
+def _paint_hair(canvas: Canvas, look: Look) -> None:
+    if look.hair_style == "bald":
+        return
+    rows, columns = canvas.pixels.shape[:2]
+    rng = np.random.Generator(np.random.Philox(look.texture_seed))
+    theta = (np.arange(columns) + 0.5) / columns * 2 - 1
+    line = hairline(theta * THETA_MAX, look)
+    place = canvas.chart.locate(np.stack([0 * line, line], axis=-1))[:, 1] * rows
+    place = place + rng.normal(size=columns) * 2.0
+    outline = np.stack([np.arange(columns), place], axis=-1)
+    outline = np.concatenate([[[0, -1]], outline, [[columns, -1]]])
+    strands = cv2.resize(
+        rng.normal(1, 0.16, size=(5, columns // 2)).astype(np.float32), (columns, rows)
+    )
+    tone = np.clip(strands[..., None] * np.array(look.hair, np.float32) * 255, 0, 255)
+    mask = np.zeros((rows, columns), np.uint8)
+    cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
+    share = (mask / np.float32(255))[..., None]
+    canvas.pixels[:] = (canvas.pixels * (1 - share) + tone * share).astype(np.uint8)
+
+
+def hairline(theta: np.ndarray, look: Look) -> np.ndarray:
+    """Return the y of the hair's lower edge at angles around the head."""
+    top = look.hairline - (0.3 if look.hair_style in ("fringe", "bob") else 0.0)
+    side = np.clip((np.abs(theta) - 0.75) / 0.35, 0, 1)
+    side = side * side * (3 - 2 * side)
+    back = np.clip((np.abs(theta) - 1.45) / 0.3, 0, 1)
+    sideburn = -0.25 if look.hair_style != "afro" else 0.0
+    return top + (sideburn - top) * side - 0.6 * back
