@@ -1,0 +1,149 @@
+"""BEGAN's networks (section II, Figs. 1 and 2; Berthelot et al., arXiv:1703.10717).
+
+Legend: B batch, R resolution, Z latent dimension, W width, L levels, b = R / 2^(L-1) base side.
+Every convolution is 3x3 with ELU, except the 1x1 ones that widen the encoder and the one to RGB:
+they are linear, as the fully connected layers are.
+"""
+
+import itertools
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distfacegan.errors import CheckpointError
+
+
+class Generator(nn.Module):
+    """The decoder of Fig. 2: W channels throughout, nearest upsampling by 2 between levels.
+
+    It is both G and the second half of D (the paper's text says G is D's encoder; its Fig. 2 and
+    BEGAN say decoder). The output is linear: it may overshoot the images' [-1, 1].
+    """
+
+    def __init__(
+        self, *, resolution: int, latent_dim: int = 64, width: int = 64, levels: int = 4
+    ) -> None:
+        super().__init__()
+        self.resolution, self.latent_dim = resolution, latent_dim
+        self.width, self.levels = width, levels
+        self.base = base_resolution(resolution, levels)
+        self.stem = nn.Linear(latent_dim, width * self.base**2)
+        self.convs = nn.ModuleList(_conv3x3(width, width) for _ in range(2 * levels))
+        self.to_rgb = _conv3x3(width, 3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents [B, Z] to images [B, 3, R, R]."""
+        x = self.stem(z).unflatten(1, (self.width, self.base, self.base))  # [B, W, b, b]
+        for i, conv in enumerate(self.convs):
+            if i > 0 and i % 2 == 0:
+                x = F.interpolate(x, scale_factor=2.0, mode="nearest")  # [B, W, 2b, 2b] ...
+            x = F.elu(conv(x))
+        return self.to_rgb(x)
+
+    @classmethod
+    def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Generator":
+        """Build the generator whose weights these are, its architecture read off their shapes.
+
+        Weights are copied, as float32. Raises CheckpointError naming the tensor that does not fit.
+        """
+        with torch.device("meta"):
+            generator = cls(**_architecture(state))
+        for name, expected in generator.state_dict().items():
+            _check_shape(state, name, tuple(expected.shape))
+        if unknown := sorted(set(state) - set(generator.state_dict())):
+            raise CheckpointError(f"not a generator's weights: unknown tensor {unknown[0]!r}")
+        weights = {name: tensor.to(torch.float32, copy=True) for name, tensor in state.items()}
+        generator.load_state_dict(weights, assign=True)
+        return generator
+
+
+class Encoder(nn.Module):
+    """The encoder of Fig. 1: widths W, 2W, ..., L*W, one more after each 2x2 average pooling."""
+
+    def __init__(
+        self, *, resolution: int, latent_dim: int = 64, width: int = 64, levels: int = 4
+    ) -> None:
+        super().__init__()
+        base = base_resolution(resolution, levels)
+        widths = [width * (level + 1) for level in range(levels)]
+        self.from_rgb = _conv3x3(3, width)
+        self.convs = nn.ModuleList(_conv3x3(w, w) for w in widths for _ in range(2))
+        self.widen = nn.ModuleList(
+            nn.Conv2d(narrow, wide, 1) for narrow, wide in itertools.pairwise(widths)
+        )
+        self.to_latent = nn.Linear(widths[-1] * base**2, latent_dim)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Map images [B, 3, R, R] to codes [B, Z]."""
+        x = F.elu(self.from_rgb(v))  # [B, W, R, R]
+        for i, conv in enumerate(self.convs):
+            if i > 0 and i % 2 == 0:
+                # The paper widens, then pools. The two commute; this order is a quarter of the work.
+                x = self.widen[i // 2 - 1](F.avg_pool2d(x, 2))  # [B, 2W, R/2, R/2] ...
+            x = F.elu(conv(x))
+        return self.to_latent(x.flatten(1))
+
+
+class Discriminator(nn.Module):
+    """BEGAN's discriminator D: an autoencoder, judged by how well it reconstructs."""
+
+    def __init__(
+        self, *, resolution: int, latent_dim: int = 64, width: int = 64, levels: int = 4
+    ) -> None:
+        super().__init__()
+        shape = {"resolution": resolution, "latent_dim": latent_dim, "width": width}
+        self.encoder = Encoder(**shape, levels=levels)
+        self.decoder = Generator(**shape, levels=levels)
+
+    def forward(self, v: Tensor) -> Tensor:
+        """Return the reconstruction D(v) of images [B, 3, R, R]."""
+        return self.decoder(self.encoder(v))
+
+
+def base_resolution(resolution: int, levels: int) -> int:
+    """Return R / 2^(L-1), the side of the smallest picture; ValueError where it is not whole."""
+    if levels < 1:
+        raise ValueError(f"levels must be at least 1, found {levels}")
+    factor = 2 ** (levels - 1)
+    if resolution < factor or resolution % factor:
+        raise ValueError(
+            f"resolution {resolution} cannot be halved {levels - 1} times (levels {levels}): "
+            f"it must be a multiple of {factor}"
+        )
+    return resolution // factor
+
+
+def _conv3x3(narrow: int, wide: int) -> nn.Conv2d:
+    return nn.Conv2d(narrow, wide, 3, padding=1)
+
+
+def _architecture(state: Mapping[str, Tensor]) -> dict[str, int]:
+    """Infer the generator's arguments from the shapes of its weights."""
+    _, width, *_ = _check_shape(state, "to_rgb.weight", (3, None, 3, 3))
+    stem_rows, latent_dim = _check_shape(state, "stem.weight", (None, None))
+    base = math.isqrt(stem_rows // width)
+    _check_shape(state, "stem.weight", (width * max(base, 1) ** 2, latent_dim))
+    num_convs = sum(name.startswith("convs.") and name.endswith(".weight") for name in state)
+    levels = max((num_convs + 1) // 2, 1)  # an odd one out is then missed by name
+    resolution = base * 2 ** (levels - 1)
+    return {"resolution": resolution, "latent_dim": latent_dim, "width": width, "levels": levels}
+
+
+def _check_shape(
+    state: Mapping[str, Tensor], name: str, expected: tuple[int | None, ...]
+) -> tuple[int, ...]:
+    """Return the shape of a tensor after holding it against the expected one, None being any."""
+    shown = "[" + ", ".join("any" if size is None else str(size) for size in expected) + "]"
+    if name not in state:
+        raise CheckpointError(f"not a generator's weights: {name} is missing, expected {shown}")
+    found = tuple(state[name].shape)
+    if len(found) != len(expected) or any(
+        size not in (None, side) for size, side in zip(expected, found, strict=True)
+    ):
+        raise CheckpointError(
+            f"not a generator's weights: {name} is {list(found)}, expected {shown}"
+        )
+    return found
