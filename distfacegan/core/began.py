@@ -142,7 +142,8 @@ class BeganTrainer:
             parameter.grad = discriminator_loss(parameter.grad, gradient_fake, self.k)
 
         losses = torch.stack([loss_real.detach(), loss_fake.detach()])
-        _average_over_ranks([losses, *(p.grad for p in self.networks.parameters())])
+        gradients = [p.grad for p in self.networks.parameters() if p.grad is not None]
+        _average_over_ranks([losses, *gradients])
         self.adam.step()
         self.loss_real, self.loss_fake = losses
         self.k, self.m_global = self.equilibrium.update(self.k, self.loss_real, self.loss_fake)

@@ -81,7 +81,7 @@ class Encoder(nn.Module):
         x = F.elu(self.from_rgb(v))  # [B, W, R, R]
         for i, conv in enumerate(self.convs):
             if i > 0 and i % 2 == 0:
-                # The paper widens, then pools. The two commute; this order is a quarter of the work.
+                # The paper widens, then pools. The two commute; this way costs a quarter.
                 x = self.widen[i // 2 - 1](F.avg_pool2d(x, 2))  # [B, 2W, R/2, R/2] ...
             x = F.elu(conv(x))
         return self.to_latent(x.flatten(1))
