@@ -102,7 +102,7 @@ class Began(Section):
     """BEGAN's training (section II); `config` names a file of these keys to start from."""
 
     resolution: Annotated[int, Field(ge=8, le=1024)] = 128
-    """Side of a generated face in pixels; the faces' resolution, or that halved, quartered..."""
+    """Side of a generated face in pixels; the faces' own, or that over a whole number."""
     latent_dim: PositiveInt = 64
     """Dimensions of z."""
     width: PositiveInt = 64
@@ -117,8 +117,8 @@ class Began(Section):
     """Learning rate of k_t."""
     learning_rate: PositiveFloat = 1e-4
     """Adam's, of both networks."""
-    learning_rate_decay: Literal["none", "linear"] = "none"
-    """linear: towards 0 over the second half of the steps."""
+    learning_rate_decay: Literal["constant", "linear", "cosine"] = "constant"
+    """linear, cosine: towards 0 over the second half of the steps."""
     beta1: Annotated[float, Field(ge=0, lt=1)] = 0.5
     """Adam's beta_1."""
     beta2: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -254,10 +254,10 @@ class JobSpec(Section):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> JobSpec:
-        if self.ingest and self.began and self.began.resolution not in _halvings(self.ingest):
+        if self.ingest and self.began and self.ingest.resolution % self.began.resolution:
             raise ValueError(
                 f"began.resolution {self.began.resolution} must be ingest.resolution "
-                f"{self.ingest.resolution} or that halved one or more times"
+                f"{self.ingest.resolution}, or that divided by a whole number"
             )
         if not self.stages:
             raise ValueError(f"nothing to do: none of the sections {', '.join(STAGES)} is there")
@@ -270,13 +270,6 @@ class JobSpec(Section):
 
 
 STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
-
-
-def _halvings(ingest: Ingest) -> list[int]:
-    sides = [ingest.resolution]
-    while sides[-1] % 2 == 0:
-        sides.append(sides[-1] // 2)
-    return sides
 
 
 def json_schema() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
     photos/     image u1 [N,R,R,3] · box f4 [N,4] px of the source · key str [N] · status u1 [N]
     landmarks/  points f4 [N,49,2] units of the face · score f4 [N,49] · status u1 [N]
+                deviation f4 [N] from the source's own points, in eye distances; NaN without any
     latents/    z f4 [N,Z] · loss f4 [N] mean |x - G(z)|, pixels in [-1,1] · steps i4 [N] · status
 
 Fill is 0, "" or NaN, and status 0 is pending. One shard of rows is one Zarr shard of every array,
@@ -45,6 +46,7 @@ GROUPS: dict[str, dict[str, ArraySchema]] = {
     "landmarks": {
         "points": ArraySchema("float32", (49, 2), np.nan),
         "score": ArraySchema("float32", (49,), np.nan),
+        "deviation": ArraySchema("float32", (), np.nan),
         "status": ArraySchema("uint8"),
     },
     "latents": {

@@ -1,0 +1,162 @@
+"""The command line: run, plan, status, report, verify."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from distfacegan import __version__
+from distfacegan.errors import DistfaceganError
+from distfacegan.spec import STAGES
+
+_DESCRIPTION = """\
+Labelled synthetic faces from photos: crop, find landmarks, train BEGAN, invert every photo, train a
+landmark generator, generate. What to do is a job spec (YAML, see jobs/); what was done is in its
+run directory. Running the same command again goes on where the last one stopped.
+"""
+_EPILOG = """\
+exit codes: 0 all done; 1 some shards set aside, the same command tries them again;
+2 the spec, the command or the environment is wrong, and the message says what to do.
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit code."""
+    options = _parser().parse_args(arguments)
+    level = logging.DEBUG if options.verbose else logging.INFO
+    logging.basicConfig(format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("distfacegan").setLevel(level)
+    try:
+        return options.command(options)
+    except DistfaceganError as error:
+        print(f"distfacegan: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("distfacegan: interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        "distfacegan",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    parser.add_argument("-v", "--verbose", action="store_true", help="log more")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="do what a job spec says, or finish it")
+    _add_spec(run)
+    run.add_argument(
+        "--only",
+        action="append",
+        choices=STAGES,
+        default=[],
+        metavar="STAGE",
+        help=f"only this stage of the spec (may be given again): {', '.join(STAGES)}",
+    )
+    run.add_argument(
+        "--fresh",
+        action="store_true",
+        help="first delete what the job (or --only's stages, and what reads from them) wrote",
+    )
+    run.set_defaults(command=_run)
+
+    plan = commands.add_parser("plan", help="say what a job would do and need; nothing is run")
+    _add_spec(plan, several=True)
+    plan.set_defaults(command=_plan)
+
+    for name, command, text in (
+        ("status", _status, "say how far a run is, from its directory alone"),
+        ("report", _report, "write the report page of a run and print its path"),
+        ("verify", _verify, "check everything a run stored; what is damaged, `run` makes again"),
+    ):
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+        sub.set_defaults(command=command)
+    return parser
+
+
+def _add_spec(parser: argparse.ArgumentParser, several: bool = False) -> None:
+    parser.add_argument(
+        "specs" if several else "spec",
+        type=Path,
+        metavar="SPEC",
+        help="the job spec, a YAML file",
+        **({"nargs": "+"} if several else {}),
+    )
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="FIELD=VALUE",
+        help="set a field of the spec, for example invert.steps=50 (may be given again)",
+    )
+
+
+# Each command imports what it needs: --help and status do not wait for torch and Ray.
+
+
+def _run(options: argparse.Namespace) -> int:
+    from distfacegan import pipeline, specfile
+
+    spec = specfile.load(options.spec, options.set)
+    code = pipeline.run(spec, only=options.only, fresh=options.fresh)
+    page = spec.run / "report" / "index.html"
+    if page.exists():
+        print(f"report: {page}")
+    return code
+
+
+def _plan(options: argparse.Namespace) -> int:
+    from distfacegan import planning, specfile
+
+    for path in options.specs:
+        print(planning.describe(specfile.load(path, options.set), path))
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from distfacegan.store import status
+
+    print(status.describe(_existing(options.run)))
+    return 0
+
+
+def _report(options: argparse.Namespace) -> int:
+    from distfacegan import report
+
+    print(f"report: {report.write(_existing(options.run))}")
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from distfacegan.store import verification
+
+    findings = verification.verify(_existing(options.run))
+    for finding in findings:
+        print(finding)
+    if findings:
+        print(f"{len(findings)} findings; `distfacegan run` with the same spec makes them good")
+        return 1
+    print("nothing is damaged")
+    return 0
+
+
+def _existing(path: Path):
+    from distfacegan.errors import RunDirectoryError
+    from distfacegan.store.run_directory import RunDirectory
+
+    run = RunDirectory(path.absolute())
+    if not run.job.exists():
+        raise RunDirectoryError(f"{path} is not a run directory: it has no job.yaml")
+    return run
+
+
+if __name__ == "__main__":
+    sys.exit(main())

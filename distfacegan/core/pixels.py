@@ -1,0 +1,32 @@
+"""Between faces as they are stored and images as networks see them.
+
+B batch, R side of a stored face, r side of a network's image: R, or R over a whole number.
+"""
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def to_images(
+    faces: np.ndarray, resolution: int | None = None, device: str | torch.device = "cpu"
+) -> Tensor:
+    """Turn faces u8 [B, R, R, 3] into images f32 [B, 3, r, r] in [-1, 1].
+
+    Faces larger than `resolution` are averaged over squares of pixels. Raises ValueError where R
+    is not a multiple of it.
+    """
+    side = faces.shape[1]
+    images = torch.from_numpy(faces).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    if resolution in (None, side):
+        return images
+    if side % resolution:
+        raise ValueError(f"faces of {side} pixels cannot be averaged to {resolution}")
+    return F.avg_pool2d(images, side // resolution)
+
+
+def to_faces(images: Tensor) -> np.ndarray:
+    """Turn images [B, 3, r, r] in [-1, 1] into faces u8 [B, r, r, 3]; overshoot is clipped."""
+    scaled = (images.detach().float().clamp(-1, 1) + 1) * 127.5
+    return scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()

@@ -1,0 +1,111 @@
+"""The stages of a spec, in the order that their inputs demand."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from types import ModuleType
+
+from distfacegan import specfile
+from distfacegan.errors import RunDirectoryError, SpecError
+from distfacegan.spec import STAGES, JobSpec
+from distfacegan.stages import (
+    began,
+    cluster,
+    ingest,
+    invert,
+    landmarks,
+    lgen,
+    reporting,
+    synthesize,
+)
+from distfacegan.store import files
+from distfacegan.store.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
+
+# A stage is a module with three functions:
+#   settings(spec) -> what decides its output; raises where the spec asks for what cannot be had
+#   inputs(spec, run) -> identities of what it reads; raises where that is not there yet
+#   execute(spec, run) -> Outcome; finishes the stage, however much of it is done
+MODULES: dict[str, ModuleType] = {
+    "ingest": ingest,
+    "landmarks": landmarks,
+    "began": began,
+    "invert": invert,
+    "lgen": lgen,
+    "synthesize": synthesize,
+    "report": reporting,
+}
+
+DONE, SET_ASIDE, WRONG = 0, 1, 2  # exit codes
+
+
+def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
+    """Finish a job: do what its run directory does not have yet. Return the exit code.
+
+    `only` limits it to some of the spec's stages. `fresh` first deletes what these stages, and
+    the stages that read from them, wrote before. Raises DistfaceganError, with nothing touched,
+    for settings that differ from those on disk.
+    """
+    stages = _chosen(spec, only)
+    directory = RunDirectory(spec.run)
+    _refuse_foreign_folder(directory.root)
+    with directory.lock(spec.name):
+        if fresh:
+            _clear(directory, stages)
+        for stage in stages:
+            directory.check(stage, MODULES[stage].settings(spec))
+        todo = [stage for stage in stages if not directory.finished(stage)]
+        if not todo:
+            log.info("%s: nothing left to do in %s", spec.name, directory.root)
+            return DONE
+        if stages[-1] == "report" and "report" not in todo:
+            todo.append("report")  # it shows what the others are about to change
+        files.write_bytes(directory.job, specfile.dump(spec).encode())
+        with cluster.connect():
+            return _execute(spec, directory, todo)
+
+
+def _execute(spec: JobSpec, directory: RunDirectory, todo: Sequence[str]) -> int:
+    code = DONE
+    for stage in todo:
+        module = MODULES[stage]
+        directory.begin(stage, module.settings(spec), module.inputs(spec, directory))
+        log.info("%s: begins", stage)
+        outcome = module.execute(spec, directory)
+        log.info("%s: %s", stage, outcome.summary)
+        if outcome.left:
+            log.error(
+                "%s: %d shards are not done (%d set aside); the same command tries them again",
+                stage,
+                outcome.left,
+                len(outcome.set_aside),
+            )
+            code = SET_ASIDE
+    return code
+
+
+def _chosen(spec: JobSpec, only: Sequence[str]) -> list[str]:
+    for stage in only:
+        if stage not in spec.stages:
+            have = ", ".join(spec.stages)
+            raise SpecError(f"--only {stage}: the spec has no section {stage}; it has {have}")
+    return [stage for stage in spec.stages if not only or stage in only]
+
+
+def _clear(directory: RunDirectory, stages: Sequence[str]) -> None:
+    first = min(STAGES.index(stage) for stage in stages)
+    for stage in reversed(STAGES[first:]):
+        directory.clear(stage)
+
+
+def _refuse_foreign_folder(root: Path) -> None:
+    """Never write into, let alone clear, a folder that is something else."""
+    if root.is_file():
+        raise RunDirectoryError(f"run: {root} is a file; name a folder, new or a run directory")
+    if root.is_dir() and any(root.iterdir()) and not (root / ".lock").exists():
+        raise RunDirectoryError(
+            f"run: {root} is a folder with other things in it, not a run directory; name a new one"
+        )

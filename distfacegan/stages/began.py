@@ -1,0 +1,137 @@
+"""Faces to a generator: BEGAN, data parallel on Ray Train (the loop is in stages/training.py)."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+from typing import Any
+
+import ray.train
+import ray.train.torch
+import torch
+
+from distfacegan.errors import DistfaceganError
+from distfacegan.spec import JobSpec
+from distfacegan.stages import cluster
+from distfacegan.stages.outcome import Outcome
+from distfacegan.stages.progress import Progress
+from distfacegan.stages.training import GENERATOR, Training, last_step, read_metrics
+from distfacegan.store import latents, networks, shards
+from distfacegan.store.run_directory import RunDirectory
+
+MAX_FAILURES = 3  # of workers, in one run of the job
+
+
+def settings(spec: JobSpec) -> dict[str, Any]:
+    """Return what decides the generator: compared when a run is resumed."""
+    assert spec.began is not None
+    decided = spec.began.model_dump(exclude={"workers", "checkpoint_every", "metrics_every"})
+    return {"seed": spec.seed, **decided}
+
+
+def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, Any]:
+    """Return the identity of the faces, and the shards that had none when training began."""
+    record = run.record("began")
+    without = _shards_missing(run) if record is None else record["inputs"]["without_shards"]
+    return {"photos": run.identity("ingest"), "without_shards": without}
+
+
+def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
+    """Finish the stage."""
+    section = spec.began
+    assert section is not None
+    started = time.time()
+    without = inputs(spec, run)["without_shards"]
+    storage = run.began / "ray"
+    threads = cluster.cpus_each(section.workers)
+    trainer = ray.train.torch.TorchTrainer(
+        _train_loop,
+        train_loop_config={
+            "spec": spec,
+            "root": run.root,
+            "without_shards": without,
+            "threads": threads,
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=section.workers,
+            use_gpu=cluster.device() == "cuda",
+            resources_per_worker={"CPU": threads},
+        ),
+        run_config=ray.train.RunConfig(
+            name=f"{started:.0f}",
+            storage_path=str(storage),
+            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
+        ),
+    )
+    first = last_step(run)
+    with Progress("began", section.steps, "steps", initial=first) as progress:
+        watch = _Watch(run, progress, first)
+        try:
+            trainer.fit()
+        except ray.train.TrainingFailedError as error:
+            raise _cause(error) from error
+        finally:
+            watch.stop()
+    shutil.rmtree(storage, ignore_errors=True)  # Ray's own account of a training that is over
+    run.end("began", finished=True, started=started, steps=section.steps - first)
+    meta = networks.read_meta(run.began / GENERATOR)
+    return Outcome(f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}")
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    context = ray.train.get_context()
+    spec = config["spec"]
+    torch.set_num_threads(config["threads"])
+    Training(
+        RunDirectory(config["root"]),
+        spec.began,
+        seed=spec.seed,
+        without_shards=config["without_shards"],
+        rank=context.get_world_rank(),
+        world=context.get_world_size(),
+        device=ray.train.torch.get_device(),
+    ).run()
+
+
+class _Watch(threading.Thread):
+    """Shows the progress of a training that runs elsewhere, from the metrics it writes."""
+
+    def __init__(self, run: RunDirectory, progress: Progress, first: int) -> None:
+        super().__init__(daemon=True)
+        self._run, self._progress, self._shown = run, progress, first
+        self._over = threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        while not self._over.wait(1.0):
+            self._show()
+        self._show()
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join()
+
+    def _show(self) -> None:
+        lines = read_metrics(self._run.began / "metrics.jsonl")
+        if lines and lines[-1]["step"] > self._shown:
+            last = lines[-1]
+            note = f"{last['images_per_s']:.0f} images/s, m_global {last['m_global']:.4f}"
+            self._progress.advance(last["step"] - self._shown, f"{note}, k {last['k']:.3f}")
+            self._shown = last["step"]
+
+
+def _shards_missing(run: RunDirectory) -> list[int]:
+    plan = latents.plan(latents.open_group(run.latents, "photos"))
+    done = shards.done(run.markers("ingest"))
+    return [shard.index for shard in plan if shard.index not in done]
+
+
+def _cause(error: ray.train.TrainingFailedError) -> Exception:
+    """Return the error of ours that ended a training, or what Ray says of it."""
+    if isinstance(error, ray.train.WorkerGroupError):
+        for failure in error.worker_failures.values():
+            cause = getattr(failure, "cause", failure)
+            if isinstance(cause, DistfaceganError):
+                return cause
+    return error

@@ -1,0 +1,63 @@
+"""The Ray cluster that a job runs on, and what a stage's workers take of it."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import ray
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def connect() -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start Ray on this machine for as long as it is needed."""
+    if ray.is_initialized():
+        yield
+        return
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # Ray's coming default
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    try:
+        resources = ray.cluster_resources()
+        log.info("Ray: %d CPUs, %d GPUs", resources.get("CPU", 0), resources.get("GPU", 0))
+        yield
+    finally:
+        ray.shutdown()
+
+
+def cpu_workers(asked: int | None) -> tuple[int, dict[str, float]]:
+    """Return the number of workers of a stage that wants cores, and what each takes.
+
+    One core each, and as many as there are cores where the spec asks for no number.
+    """
+    return asked or max(1, _count("CPU")), {"num_cpus": 1}
+
+
+def gpu_workers(asked: int | None) -> tuple[int, dict[str, float]]:
+    """Return the number of workers of a stage that wants GPUs, and what each takes.
+
+    One GPU each; in a cluster without a GPU, half of the cores each.
+    """
+    gpus = _count("GPU")
+    if gpus:
+        return asked or gpus, {"num_gpus": 1, "num_cpus": 1}
+    workers = asked or 2
+    return workers, {"num_cpus": cpus_each(workers)}
+
+
+def _count(resource: str) -> int:
+    return int(ray.cluster_resources().get(resource, 0))
+
+
+def cpus_each(workers: int) -> int:
+    """Return the cores of one worker where `workers` share the cluster's."""
+    return max(1, _count("CPU") // workers)
+
+
+def device() -> str:
+    """Return the torch device of the workers of GPU stages."""
+    return "cuda" if _count("GPU") else "cpu"

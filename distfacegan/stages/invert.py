@@ -1,0 +1,139 @@
+"""Faces to latents: for every face the z that reproduces it best; into latents/ of the store."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distfacegan.core.inversion import RECIPES, invert
+from distfacegan.core.pixels import to_images
+from distfacegan.spec import JobSpec
+from distfacegan.stages import cluster, weights
+from distfacegan.stages.outcome import Outcome
+from distfacegan.stages.sharded import run_stage
+from distfacegan.store import latents, shards
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Shard, ShardStats, Status
+
+
+class InvertWorker:
+    """Holds one generator on one device. A plain class: tests use it without Ray."""
+
+    def __init__(
+        self,
+        photos: Path,
+        store: Path,
+        markers: Path,
+        generator: Path,
+        *,
+        seed: int,
+        recipe: str,
+        steps: int,
+        learning_rate: float,
+        batch: int,
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        torch.set_num_threads(threads)
+        self._photos = latents.open_group(photos, "photos")
+        self._latents = latents.open_group(store, "latents")
+        self._markers, self._batch, self._device = markers, batch, device
+        self._generator = weights.load_generator(generator).to(device)
+        self._settings: dict[str, Any] = {
+            **RECIPES[recipe],
+            "seed": seed,
+            "steps": steps,
+            "learning_rate": learning_rate,
+        }
+
+    def run(self, shard: Shard) -> ShardStats:
+        """Invert the faces of one shard and commit their latents to the store."""
+        started = time.time()
+        arrays = {
+            "z": np.full((len(shard), self._generator.latent_dim), np.nan, np.float32),
+            "loss": np.full(len(shard), np.nan, np.float32),
+            "steps": np.zeros(len(shard), np.int32),
+            "status": np.full(len(shard), Status.NOTHING_UPSTREAM, np.uint8),
+        }
+        status = latents.read(self._photos, "status", shard)
+        image = latents.read(self._photos, "image", shard)
+        with_face = np.flatnonzero(status == Status.OK)
+        for some in np.split(with_face, range(self._batch, len(with_face), self._batch)):
+            faces = to_images(image[some], self._generator.resolution, self._device)
+            found = invert(self._generator, faces, rows=shard.rows[some], **self._settings)
+            arrays["z"][some], arrays["loss"][some] = found.z, found.loss
+            arrays["steps"][some] = found.steps
+            finite = np.isfinite(found.loss)
+            arrays["status"][some] = np.where(finite, Status.OK, Status.FAILED)
+        return latents.commit(self._latents, self._markers, shard, arrays, started)
+
+
+def settings(spec: JobSpec) -> dict[str, Any]:
+    """Return what decides the latents: compared when a run is resumed."""
+    section = spec.invert
+    assert section is not None
+    decided = section.model_dump(exclude={"workers", "generator", "photos"})
+    if section.generator is not None:
+        resolution = spec.ingest and spec.ingest.resolution
+        weights.load_generator(section.generator, resolution)  # a misfit is said here
+    return {"seed": spec.seed, **decided}
+
+
+def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
+    """Return the identities of what the stage reads."""
+    section = spec.invert
+    assert section is not None
+    generator = weights.generator_path(run, section.generator)
+    return {
+        "photos": _photos_run(spec, run).identity("ingest"),
+        "generator": weights.digest(generator, weights.GENERATOR),
+    }
+
+
+def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
+    """Finish the stage."""
+    section = spec.invert
+    assert section is not None
+    photos_run = _photos_run(spec, run)
+    photos = latents.open_group(photos_run.latents, "photos")
+    path = weights.generator_path(run, section.generator)
+    generator = weights.load_generator(path, int(photos["image"].shape[1]))
+    latents.create_group(
+        run.latents,
+        "latents",
+        num_rows=latents.num_rows(photos),
+        shard_rows=int(photos.attrs["shard_rows"]),
+        Z=generator.latent_dim,
+    )
+    num_workers, resources = cluster.gpu_workers(section.workers)
+    return run_stage(
+        run,
+        "invert",
+        latents.plan(photos),
+        InvertWorker,
+        {
+            "photos": photos_run.latents,
+            "store": run.latents,
+            "markers": run.markers("invert"),
+            "generator": path,
+            "seed": spec.seed,
+            "recipe": section.recipe,
+            "steps": section.steps,
+            "learning_rate": section.learning_rate,
+            "batch": section.batch,
+            "device": cluster.device(),
+            "threads": int(resources["num_cpus"]),
+        },
+        workers=(num_workers, resources),
+        unit="faces",
+        upstream=[shards.done(photos_run.markers("ingest"))],
+    )
+
+
+def _photos_run(spec: JobSpec, run: RunDirectory) -> RunDirectory:
+    assert spec.invert is not None
+    return run if spec.invert.photos is None else RunDirectory(spec.invert.photos)

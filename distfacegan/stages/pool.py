@@ -1,0 +1,153 @@
+"""The driver loop of every stage that works shard by shard.
+
+One actor per worker, one shard in flight per actor. The driver owns the retries: Ray restarts
+nothing, so that an attempt is counted where it failed. A shard that keeps failing is set aside
+and named, and the rest is finished.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import ray
+from ray.actor import ActorHandle
+from ray.exceptions import RayActorError, RayTaskError
+
+from distfacegan.errors import DistfaceganError
+from distfacegan.store.shards import Shard, ShardStats
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class SetAside:
+    """A shard that failed MAX_ATTEMPTS times, and how it failed last."""
+
+    shard: Shard
+    reason: str
+
+
+class WorkerError(DistfaceganError, RuntimeError):
+    """The workers of a stage cannot work at all."""
+
+
+@ray.remote(max_restarts=0)
+class _Host:
+    """The actor round a plain worker class, which knows nothing of Ray."""
+
+    def prepare(self, worker: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
+        self.worker = worker(**arguments)
+
+    def run(self, shard: Shard) -> ShardStats:
+        return self.worker.run(shard)
+
+
+def run_shards(
+    worker: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    todo: Sequence[Shard],
+    *,
+    num_workers: int,
+    resources: Mapping[str, float],
+    on_done: Callable[[ShardStats], None],
+) -> list[SetAside]:
+    """Run ``worker(**arguments).run(shard)`` for every shard in actors, and return the failures.
+
+    `resources` is what one actor takes (num_cpus, num_gpus). A worker that cannot be constructed
+    stops everything at once with the error its constructor raised: it is the setting that is bad.
+    """
+    pool = _Pool(worker, arguments, resources)
+    waiting = collections.deque(todo)
+    attempts: collections.Counter[int] = collections.Counter()
+    set_aside: list[SetAside] = []
+    try:
+        for _ in range(min(num_workers, len(todo))):
+            pool.add()
+        while waiting or pool.shards_in_flight:
+            while waiting and pool.idle:
+                pool.start(waiting.popleft())
+            shard, outcome = pool.wait()
+            if shard is None:
+                continue  # one more worker stands
+            if isinstance(outcome, ShardStats):
+                on_done(outcome)
+                continue
+            attempts[shard.index] += 1
+            reason = f"{type(outcome).__name__}: {outcome}"
+            log.warning("%s failed, attempt %d: %s", shard, attempts[shard.index], reason)
+            if attempts[shard.index] < MAX_ATTEMPTS:
+                waiting.append(shard)
+            else:
+                set_aside.append(SetAside(shard, reason))
+    finally:
+        pool.close()
+    return set_aside
+
+
+class _Pool:
+    """Actors, and the shard that each of them is at."""
+
+    def __init__(
+        self,
+        worker: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        resources: Mapping[str, float],
+    ) -> None:
+        self._worker = worker
+        self._arguments = arguments
+        self._options = {**resources, "scheduling_strategy": "SPREAD"}
+        self._failed_starts = 0
+        self._calls: dict[ray.ObjectRef, tuple[ActorHandle, Shard | None]] = {}
+        self.idle: list[ActorHandle] = []
+
+    @property
+    def shards_in_flight(self) -> bool:
+        """Whether any actor is at a shard."""
+        return any(shard is not None for _, shard in self._calls.values())
+
+    def add(self) -> None:
+        """Start an actor; it becomes idle when its worker is constructed."""
+        actor = _Host.options(**self._options).remote()
+        self._calls[actor.prepare.remote(self._worker, self._arguments)] = (actor, None)
+
+    def start(self, shard: Shard) -> None:
+        """Give a shard to an idle actor."""
+        actor = self.idle.pop()
+        self._calls[actor.run.remote(shard)] = (actor, shard)
+
+    def wait(self) -> tuple[Shard | None, Any]:
+        """Wait for a call to end; return its shard and its result, or the error it ended with.
+
+        The shard is None where a worker was constructed. A dead actor is replaced.
+        """
+        [call], _ = ray.wait(list(self._calls), num_returns=1)
+        actor, shard = self._calls.pop(call)
+        try:
+            result = ray.get(call)
+        except RayTaskError as error:
+            if shard is None:
+                raise error.cause from error
+            result = error.cause
+        except RayActorError as error:
+            # A lost node can leave the process alive: it must not write beside its successor.
+            ray.kill(actor)
+            self._failed_starts = self._failed_starts + 1 if shard is None else 0
+            if self._failed_starts == MAX_ATTEMPTS:
+                raise WorkerError(
+                    f"{self._worker.__name__} died {MAX_ATTEMPTS} times while starting: {error}"
+                ) from error
+            self.add()
+            return shard, error
+        self.idle.append(actor)
+        return shard, result
+
+    def close(self) -> None:
+        """Kill every actor."""
+        for actor in [*self.idle, *(actor for actor, _ in self._calls.values())]:
+            ray.kill(actor)

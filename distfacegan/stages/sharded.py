@@ -1,0 +1,65 @@
+"""What the stages that work shard by shard have in common: what is left, the pool, the record."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from distfacegan.stages.outcome import Outcome
+from distfacegan.stages.pool import run_shards
+from distfacegan.stages.progress import Progress
+from distfacegan.store import shards
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Shard, ShardStats
+
+log = logging.getLogger(__name__)
+
+
+def run_stage(
+    run: RunDirectory,
+    stage: str,
+    plan: Sequence[Shard],
+    worker: Callable[..., Any],
+    arguments: Mapping[str, Any],
+    *,
+    workers: tuple[int, Mapping[str, float]],
+    unit: str,
+    upstream: Sequence[Collection[int]] = (),
+) -> Outcome:
+    """Finish a stage whose record was begun: run every shard that has no marker yet.
+
+    `upstream` gives the done shards of the stages that this one reads; a shard that one of them
+    lacks is left for the next run, which will have tried it again.
+    """
+    started = time.time()
+    markers = run.markers(stage)
+    done = shards.done(markers)
+    ready = [s for s in plan if all(s.index in indices for indices in upstream)]
+    todo = [s for s in ready if s.index not in done]
+    rows_done = sum(len(s) for s in plan if s.index in done)
+    with Progress(stage, sum(map(len, plan)), unit, initial=rows_done) as progress:
+
+        def advance(stats: ShardStats) -> None:
+            progress.advance(stats.stop - stats.start, _short(stats))
+
+        num_workers, resources = workers
+        set_aside = run_shards(
+            worker,
+            arguments,
+            todo,
+            num_workers=num_workers,
+            resources=resources,
+            on_done=advance,
+        )
+    for failure in set_aside:
+        log.error("%s: %s set aside: %s", stage, failure.shard, failure.reason)
+    left = len(plan) - len(shards.done(markers))
+    names = {str(failure.shard.index): failure.reason for failure in set_aside}
+    run.end(stage, finished=left == 0, started=started, shards=len(todo), set_aside=names)
+    return Outcome(f"{shards.totals(shards.read_markers(markers))['statuses']}", left, list(names))
+
+
+def _short(stats: ShardStats) -> str:
+    return ", ".join(f"{count} {label}" for label, count in stats.statuses.items())

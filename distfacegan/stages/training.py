@@ -1,0 +1,176 @@
+"""One rank's part of a BEGAN training: data order, metrics, samples, checkpoints. No Ray.
+
+The run directory holds the only state: rank 0 writes checkpoints there, and a training that starts
+again, whatever ended the last one, goes on from the newest. Data order is a function of (seed,
+step), so it goes on exactly as it would have.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from distfacegan.core.began import BeganTrainer, latents_of_step, rows_of_step
+from distfacegan.core.grids import encode, tile
+from distfacegan.core.pixels import to_faces, to_images
+from distfacegan.core.seeding import uniform_latents
+from distfacegan.errors import DistfaceganError, RunDirectoryError
+from distfacegan.spec import Began
+from distfacegan.store import files, latents, networks
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Status
+
+KEEP_CHECKPOINTS = 3
+NUM_SAMPLES = 64
+GENERATOR = "generator"  # the finished network's folder and file
+
+
+class TrainingDivergedError(DistfaceganError, ArithmeticError):
+    """The losses are no longer numbers."""
+
+
+class Training:
+    """One rank's part of a training. A plain class: tests use it without Ray."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        section: Began,
+        *,
+        seed: int,
+        without_shards: list[int],
+        rank: int = 0,
+        world: int = 1,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        self._run, self._section, self._seed = run, section, seed
+        self._rank, self._world, self._device = rank, world, device
+        self._faces = load_faces(run, section.resolution, without_shards)
+        self.trainer = BeganTrainer(
+            resolution=section.resolution,
+            latent_dim=section.latent_dim,
+            width=section.width,
+            levels=section.levels,
+            loss=section.loss,
+            gamma=section.gamma,
+            lambda_k=section.lambda_k,
+            learning_rate=section.learning_rate,
+            learning_rate_decay=section.learning_rate_decay,
+            betas=(section.beta1, section.beta2),
+            precision=section.precision,
+            steps=section.steps,
+            seed=seed,
+            device=device,
+        )
+        self._resume()
+
+    def run(self) -> None:
+        """Train to the last step; rank 0 writes metrics, samples, checkpoints, the generator."""
+        section, trainer = self._section, self.trainer
+        started, first = time.time(), trainer.num_steps
+        while trainer.num_steps < section.steps:
+            trainer.step(*self._batch(trainer.num_steps))
+            step = trainer.num_steps
+            last = step == section.steps
+            if self._rank == 0 and (step % section.metrics_every == 0 or last):
+                self._write_metrics((step - first) * section.batch / (time.time() - started))
+            if self._rank == 0 and (step % section.checkpoint_every == 0 or last):
+                self._write_checkpoint()
+        if self._rank == 0:
+            state = {GENERATOR: trainer.state()["generator"]}
+            networks.save(self._run.began / GENERATOR, state, self._meta())
+
+    def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return this rank's faces [b, 3, r, r] and latents [b, Z] of a step."""
+        section = self._section
+        share = section.batch // self._world
+        mine = slice(self._rank * share, (self._rank + 1) * share)
+        rows = rows_of_step(self._seed, step, section.batch, len(self._faces))[mine]
+        z = latents_of_step(self._seed, step, section.batch, section.latent_dim)[mine]
+        return to_images(self._faces[rows], device=self._device), torch.from_numpy(z)
+
+    def _resume(self) -> None:
+        found = networks.checkpoints(self._run.began / "checkpoints")
+        if found:
+            names = ("generator", "discriminator", "optimizers")
+            self.trainer.load_state({name: networks.load(found[-1], name) for name in names})
+        if self._rank == 0:
+            _truncate_metrics(self._run.began / "metrics.jsonl", self.trainer.num_steps)
+
+    def _write_metrics(self, images_per_s: float) -> None:
+        metrics = self.trainer.metrics()
+        if not np.isfinite(metrics["m_global"]):
+            raise TrainingDivergedError(
+                f"BEGAN diverged: m_global is {metrics['m_global']} at step {metrics['step']}; "
+                f"lower began.learning_rate (it is {self._section.learning_rate})"
+            )
+        path = self._run.began / "metrics.jsonl"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            line = {**metrics, "images_per_s": round(images_per_s, 2), "time": time.time()}
+            file.write(json.dumps(line) + "\n")
+
+    def _write_checkpoint(self) -> None:
+        name = f"{self.trainer.num_steps:08d}"
+        folder = self._run.began / "checkpoints"
+        networks.save(folder / name, self.trainer.state(), self._meta())
+        networks.prune(folder, KEEP_CHECKPOINTS)
+        z = uniform_latents(
+            self._seed, range(NUM_SAMPLES), self._section.latent_dim, stream="samples"
+        )
+        with torch.inference_mode():
+            images = self.trainer.generator(torch.from_numpy(z).to(self._device))
+        grid = encode(tile(to_faces(images), columns=8))
+        files.write_bytes(self._run.began / "samples" / f"{name}.png", grid)
+
+    def _meta(self) -> dict[str, Any]:
+        return {
+            "stage": "began",
+            "seed": self._seed,
+            **self.trainer.metrics(),
+            "settings": self._section.model_dump(mode="json"),
+        }
+
+
+def last_step(run: RunDirectory) -> int:
+    """Return the step of the newest checkpoint; 0 where there is none."""
+    found = networks.checkpoints(run.began / "checkpoints")
+    return int(found[-1].name) if found else 0
+
+
+def load_faces(run: RunDirectory, resolution: int, without_shards: list[int]) -> np.ndarray:
+    """Return the faces that training sees, u8 [n, r, r, 3], in the order of their rows."""
+    photos = latents.open_group(run.latents, "photos")
+    faces = [
+        _shrink(latents.read(photos, "image", shard), resolution)[
+            latents.read(photos, "status", shard) == Status.OK
+        ]
+        for shard in latents.plan(photos)
+        if shard.index not in without_shards
+    ]
+    found = np.concatenate(faces) if faces else np.empty((0,))
+    if len(found) == 0:
+        raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
+    return found
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Return the lines of metrics.jsonl; a last line that is still being written is left out."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
+
+
+def _truncate_metrics(path: Path, step: int) -> None:
+    """Drop what was measured after the checkpoint that training goes on from."""
+    kept = [line for line in read_metrics(path) if line["step"] <= step]
+    files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _shrink(faces: np.ndarray, resolution: int) -> np.ndarray:
+    return faces if faces.shape[1] == resolution else to_faces(to_images(faces, resolution))

@@ -1,0 +1,77 @@
+"""The networks that later stages read: this run's own, or those a spec names."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from distfacegan.core.lgen import LandmarkGenerator
+from distfacegan.core.networks import Generator
+from distfacegan.errors import CheckpointError, RunDirectoryError
+from distfacegan.store import files, networks
+from distfacegan.store.run_directory import RunDirectory
+
+GENERATOR = "generator"
+LGEN = "lgen"
+
+
+def generator_path(run: RunDirectory, given: Path | None) -> Path:
+    """Return the generator that a section names, or the finished one of this run."""
+    if given is None and not run.finished("began"):
+        raise RunDirectoryError(
+            f"{run.root} has no finished generator: run the stage began first, "
+            "or name one with `generator: FILE`"
+        )
+    return given or run.began / GENERATOR
+
+
+def load_generator(path: Path, resolution: int | None = None) -> Generator:
+    """Load a generator from a folder or a .safetensors file, its architecture from its shapes.
+
+    Raises CheckpointError if the weights are missing, damaged or no generator's, or if its faces
+    are not of `resolution` pixels, or of that over a whole number.
+    """
+    try:
+        generator = Generator.from_state_dict(networks.load(path, GENERATOR))
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from None
+    side = generator.resolution
+    if resolution is not None and (resolution < side or resolution % side):
+        raise CheckpointError(
+            f"{path} makes faces of {side} pixels: the faces of {resolution} pixels to be "
+            "inverted are no whole number of times as large"
+        )
+    return generator.eval().requires_grad_(False)
+
+
+def digest(path: Path, name: str) -> str:
+    """Return the digest of the weights that a path means."""
+    networks.load(path, name)  # says what is wrong with them
+    return files.file_digest(networks.weights_file(path, name))
+
+
+def lgen_path(run: RunDirectory, given: Path | None) -> Path:
+    """Return the landmark generator that a section names, or the finished one of this run."""
+    if given is None and not run.finished("lgen"):
+        raise RunDirectoryError(
+            f"{run.root} has no finished landmark generator: run the stage lgen first, "
+            "or name one with `lgen: FOLDER`"
+        )
+    return given or run.lgen / LGEN
+
+
+def load_lgen(path: Path, latent_dim: int) -> LandmarkGenerator:
+    """Load a landmark generator; raises CheckpointError if it does not take z of `latent_dim`."""
+    network = LandmarkGenerator.from_state_dict(
+        networks.load(path, LGEN), activation=networks.read_meta(path)["variant"]["activation"]
+    )
+    if network.latent_dim != latent_dim:
+        raise CheckpointError(
+            f"{path} takes z of {network.latent_dim} dimensions, the generator of {latent_dim}"
+        )
+    return network.eval()
+
+
+def lgen_evaluation(path: Path) -> dict[str, Any]:
+    """Return the errors that were measured when a landmark generator was made."""
+    return networks.read_meta(path)["evaluation"]
