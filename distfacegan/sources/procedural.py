@@ -6,13 +6,15 @@ import cv2
 import numpy as np
 
 from distfacegan.errors import SourceError
+from distfacegan.sources.procedural_hair import build_hair
 from distfacegan.sources.procedural_head import build_head, chart_of, place_features
 from distfacegan.sources.procedural_paint import paint_face
-from distfacegan.sources.procedural_raster import Camera, Surface, render
+from distfacegan.sources.procedural_raster import Camera, Surface, draw
 from distfacegan.sources.procedural_scene import build_body, paint_background
 from distfacegan.sources.procedural_traits import sample_traits
+from distfacegan.sources.source import listing_fingerprint
 
-SHEET = (540, 560)  # rows, columns of the painted head, for a picture of 192 pixels
+SHEET = (300, 320)  # rows, columns of the painted head
 
 
 class ProceduralFaces:
@@ -38,8 +40,12 @@ class ProceduralFaces:
         return render_face(self.seed, self._known(row))[0]
 
     def annotation(self, row: int) -> np.ndarray:
-        """Return the exact landmarks of a row, f32 [49, 2], in pixels of the photo."""
-        return render_face(self.seed, self._known(row))[1]
+        """Return the exact landmarks of a row, f32 [49, 2]; (0, 0) is the centre of a pixel."""
+        return render_face(self.seed, self._known(row))[1] - np.float32(0.5)
+
+    def fingerprint(self) -> str:
+        """Return a digest of what makes the faces: their number and the seed."""
+        return listing_fingerprint(f"procedural {self.seed}", self.keys, [0] * self.count)
 
     def _known(self, row: int) -> int:
         if not 0 <= row < self.count:
@@ -57,12 +63,15 @@ def render_face(seed: int, row: int, size: int = 192) -> tuple[np.ndarray, np.nd
     chart, features = chart_of(shape, expression), place_features(shape, expression)
     camera = Camera(traits.pose, size)
     head = build_head(chart, shape, expression, features, look)
-    sheet = (SHEET[0] * size // 192, SHEET[1] * size // 192)
-    albedo = paint_face(chart, shape, expression, features, look, sheet)
-    surfaces = [Surface(head, albedo), build_body(traits, sheet)]
-    picture = render(surfaces, camera, traits.light, paint_background(look, 2 * size))
-    place = chart.locate(features.landmarks) * [head.shape[1], head.shape[0]] - 0.5
-    screen = np.ascontiguousarray(camera.project(head)[..., :2])
-    u, v = place.astype(np.float32).T
-    landmarks = cv2.remap(screen, u, v, cv2.INTER_LINEAR)[:, 0]
-    return picture, landmarks / 2
+    albedo = paint_face(chart, shape, expression, features, look, SHEET)
+    picture = paint_background(look, size)
+    hair = build_hair(shape, look)
+    if hair and look.hair_style in ("long", "bob"):
+        draw(picture, hair, camera, traits.light, inside=True)
+    draw(picture, build_body(traits), camera, traits.light)
+    screen = draw(picture, Surface(head, albedo), camera, traits.light)
+    if hair:
+        draw(picture, hair, camera, traits.light)
+    u, v = (chart.locate(features.landmarks) * [head.shape[1], head.shape[0]] - 0.5).T
+    landmarks = cv2.remap(screen, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR)
+    return np.round(picture).astype(np.uint8), landmarks[:, 0, :2]

@@ -16,7 +16,7 @@ from distfacegan.sources.procedural_traits import Expression, Look, Shape
 
 THETA_MAX = float(np.radians(118))
 CROWN = 1.62  # height of the crown above the eyes
-GRID = (150, 150)  # rows, columns of the geometry
+GRID = (126, 130)  # rows, columns of the geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Chart:
 
     def half_width(self, rows: np.ndarray) -> np.ndarray:
         """The largest x of rows given as shares."""
-        exponent = np.where(rows > 0.5, self.jaw, 0.86)
+        exponent = np.where(rows > 0.5, self.jaw, 0.74)
         return self.width * np.sin(np.pi * rows) ** exponent
 
     def locate(self, points: np.ndarray) -> np.ndarray:
@@ -103,7 +103,7 @@ def _place_brows(shape: Shape, expression: Expression) -> np.ndarray:
 def _place_eyes(shape: Shape, expression: Expression) -> tuple[np.ndarray, np.ndarray]:
     half, lids = shape.eye_size, expression.lids
     squint = 1 - 0.25 * max(expression.smile, 0)
-    upper, lower = 0.115 * lids, 0.062 * (0.4 + 0.6 * lids) * squint
+    upper, lower = 0.135 * lids, 0.068 * (0.4 + 0.6 * lids) * squint
     # Seen from straight ahead, the image's right eye: inner corner left, outer corner right.
     outline = np.array(
         [
@@ -166,12 +166,12 @@ def build_head(
     sine, cosine = np.sin(theta), np.cos(theta)
     y, half_width = chart.height(rows), chart.half_width(rows)
     swell = np.sin(np.pi * rows)
-    front = 1.12 * swell ** np.where(rows > 0.5, 0.36, 0.55)
-    depth = np.where(cosine > 0, front, 1.25 * swell**0.6)
+    front = 1.12 * swell ** np.where(rows > 0.5, 0.36, 0.7)
+    depth = np.where(cosine > 0, front, 1.2 * swell**0.7)
     x = half_width * sine
     z = depth * cosine + _relief(x, y + 0 * x, shape, features) * np.clip(cosine * 3, 0, 1)
     jaw = np.clip((rows - 0.55) / 0.4, 0, 1)
-    y = y + 0.5 * jaw * (1 - cosine)  # the jaw climbs from the chin to the ears
+    y = y + 0.5 * jaw * (1 - cosine) ** 2  # the jaw climbs from the chin to the ears
     ear = 0.15 * np.exp(-(((np.abs(theta) - 1.62) / 0.13) ** 2) - ((y + 0.12) / 0.27) ** 4)
     sheet = np.stack([x * (1 + ear), y, z], axis=-1)
     return sheet.astype(np.float32)

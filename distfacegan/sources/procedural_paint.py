@@ -93,7 +93,6 @@ def paint_face(
     _paint_mouth(canvas, features, look)
     for brow in features.brows:
         _paint_brow(canvas, brow, shape, look)
-    _paint_hair(canvas, look)
     return canvas.pixels
 
 
@@ -127,18 +126,17 @@ def _paint_eye(
     canvas: Canvas, eye: np.ndarray, pupil: np.ndarray, look: Look, expression: Expression
 ) -> None:
     outline = smooth(eye, closed=True)
-    canvas.fill(outline, (0.90, 0.87, 0.85))
+    canvas.fill(outline, (0.93, 0.91, 0.89))
     turn = np.linspace(0, 2 * np.pi, 25)[:-1]
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
-    before = canvas.pixels.copy()
-    canvas.fill(pupil + 0.108 * circle, _shade(look.iris, 0.45))
-    canvas.fill(pupil + 0.090 * circle, look.iris)
-    canvas.fill(pupil + 0.048 * circle, (0.03, 0.03, 0.03))
-    canvas.fill(pupil + [0.035, 0.04] + 0.022 * circle, (1.0, 1.0, 1.0))
-    mask = Canvas(canvas.chart, canvas.size[1], canvas.size[0], (0.0, 0.0, 0.0))
-    mask.fill(outline, (1.0, 1.0, 1.0))
-    outside = mask.pixels < 128
-    canvas.pixels[outside] = before[outside]
+    opening = cv2.convexHull(outline.astype(np.float32))
+    discs = ((0.096, _shade(look.iris, 0.45)), (0.080, look.iris), (0.042, (0.03, 0.03, 0.03)))
+    for radius, colour in discs:
+        disc = (pupil + radius * circle).astype(np.float32)
+        visible = cv2.intersectConvexConvex(opening, disc)[1]
+        if visible is not None and len(visible) > 2:
+            canvas.fill(visible[:, 0], colour)
+    canvas.fill(pupil + [0.03, 0.035] + 0.018 * circle, (1.0, 1.0, 1.0))
     lash = _shade(look.hair, 0.35)
     canvas.stroke(smooth(eye[:4]), 0.028, lash)
     canvas.stroke(smooth(eye[[3, 4, 5, 0]]), 0.008, _shade(look.skin, 0.55))
@@ -171,34 +169,3 @@ def _paint_brow(canvas: Canvas, brow: np.ndarray, shape: Shape, look: Look) -> N
     canvas.fill(
         np.concatenate([curve + half, (curve - half)[::-1]]), (colour[0], colour[1], colour[2])
     )
-
-
-def _paint_hair(canvas: Canvas, look: Look) -> None:
-    if look.hair_style == "bald":
-        return
-    rows, columns = canvas.pixels.shape[:2]
-    rng = np.random.Generator(np.random.Philox(look.texture_seed))
-    theta = (np.arange(columns) + 0.5) / columns * 2 - 1
-    line = hairline(theta * THETA_MAX, look)
-    place = canvas.chart.locate(np.stack([0 * line, line], axis=-1))[:, 1] * rows
-    place = place + rng.normal(size=columns) * 2.0
-    outline = np.stack([np.arange(columns), place], axis=-1)
-    outline = np.concatenate([[[0, -1]], outline, [[columns, -1]]])
-    strands = cv2.resize(
-        rng.normal(1, 0.16, size=(5, columns // 2)).astype(np.float32), (columns, rows)
-    )
-    tone = np.clip(strands[..., None] * np.array(look.hair, np.float32) * 255, 0, 255)
-    mask = np.zeros((rows, columns), np.uint8)
-    cv2.fillPoly(mask, [np.round(outline * 16).astype(np.int32)], 255, cv2.LINE_AA, 4)
-    share = (mask / np.float32(255))[..., None]
-    canvas.pixels[:] = (canvas.pixels * (1 - share) + tone * share).astype(np.uint8)
-
-
-def hairline(theta: np.ndarray, look: Look) -> np.ndarray:
-    """Return the y of the hair's lower edge at angles around the head."""
-    top = look.hairline - (0.3 if look.hair_style in ("fringe", "bob") else 0.0)
-    side = np.clip((np.abs(theta) - 0.75) / 0.35, 0, 1)
-    side = side * side * (3 - 2 * side)
-    back = np.clip((np.abs(theta) - 1.45) / 0.3, 0, 1)
-    sideburn = -0.25 if look.hair_style != "afro" else 0.0
-    return top + (sideburn - top) * side - 0.6 * back

@@ -10,29 +10,30 @@ from distfacegan.sources.procedural_raster import Surface
 from distfacegan.sources.procedural_traits import Look, Traits
 
 
-def build_body(traits: Traits, size: tuple[int, int]) -> Surface:
+def build_body(traits: Traits) -> Surface:
     """Return the neck and the shoulders."""
-    rows, columns = 60, 80
-    fall = np.linspace(0, 1, rows)[:, None]
-    theta = np.radians(np.linspace(-100, 100, columns))[None, :]
-    y = -0.9 - 2.0 * fall + 0 * theta
-    flare = np.clip((fall - 0.42) / 0.3, 0, 1.3) ** 1.1
-    x = (0.52 + 1.5 * flare) * np.sin(theta)
-    z = (0.5 + 0.35 * flare) * np.cos(theta) - 0.38
-    y = y + 0.2 * flare * np.cos(theta)
-    sheet = np.stack([x, y, z], axis=-1).astype(np.float32)
-    albedo = np.empty((size[0] * 3 // 4, size[1], 3), np.uint8)
-    albedo[:] = to_bytes(traits.look.skin)
-    neckline = 0.55 + 0.1 * np.cos(np.linspace(-1.7, 1.7, size[1])) ** 2
-    albedo[np.arange(len(albedo))[:, None] > neckline * len(albedo)] = to_bytes(traits.look.cloth)
-    return Surface(sheet, albedo, turn=0.35)
+    rows, columns = 70, 130
+    fall = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
+    theta = np.radians(np.linspace(-100, 100, columns, dtype=np.float32))[None, :]
+    sine, cosine = np.sin(theta), np.cos(theta)
+    flare = np.clip((fall - 0.4) / 0.4, 0, 2) ** 1.6
+    x = (0.50 + 2.3 * flare) * sine
+    z = (0.48 + 0.5 * flare) * cosine - 0.45
+    y = -0.9 - 1.9 * fall - 0.25 * flare * cosine**2 + 0 * theta
+    sheet = np.stack([x, y, z], axis=-1)
+    shade = np.clip(0.35 + 1.5 * fall, 0, 1)[..., None]  # the head keeps the light off the neck
+    albedo = shade * np.array(to_bytes(traits.look.skin), np.float32) + 0 * sheet
+    neckline = 0.58 + 0.14 * cosine**4
+    share = np.clip((fall - neckline) * rows + 0.5, 0, 1)[..., None]
+    albedo += (np.array(to_bytes(traits.look.cloth), np.float32) - albedo) * share
+    return Surface(sheet, albedo.astype(np.uint8), turn=0.35)
 
 
 def paint_background(look: Look, side: int) -> np.ndarray:
-    """Return a soft background u8 RGB [side, side, 3]."""
+    """Return a soft background f32 RGB [side, side, 3], 0 to 255."""
     rng = np.random.Generator(np.random.Philox(look.texture_seed + 1))
     top, bottom = (np.array(c) for c in look.background)
     share = np.linspace(0, 1, 4)[:, None, None] + rng.normal(0, 0.25, size=(4, 4, 1))
     coarse = (top + (bottom - top) * share).astype(np.float32)
     fine = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.clip(fine * 255, 0, 255).astype(np.uint8)
+    return np.clip(fine * 255, 0, 255)

@@ -136,7 +136,7 @@ def sample_traits(seed: int, row: int) -> Traits:
 
 def _bell(rng: np.random.Generator, mean: float, spread: float) -> float:
     """A normal value, cut at two standard deviations."""
-    return float(mean + spread * np.clip(rng.standard_normal(), -2, 2))
+    return mean + spread * min(max(float(rng.standard_normal()), -2.0), 2.0)
 
 
 def _span(rng: np.random.Generator, low: float, high: float) -> float:
@@ -162,7 +162,7 @@ def _sample_shape(rng: np.random.Generator) -> Shape:
     return Shape(
         width=_bell(rng, 1.0, 0.045),
         chin=_bell(rng, 1.60, 0.06),
-        jaw=_bell(rng, 0.92, 0.08),
+        jaw=_bell(rng, 0.78, 0.08),
         cheeks=_bell(rng, 0.06, 0.025),
         eye_distance=_bell(rng, 0.43, 0.018),
         eye_size=_bell(rng, 0.215, 0.012),
@@ -188,7 +188,7 @@ def _sample_expression(rng: np.random.Generator) -> Expression:
         smile=_span(rng, -0.35, 1.0),
         brow=_span(rng, -0.6, 1.0),
         brow_tilt=_bell(rng, 0, 0.4),
-        lids=_span(rng, 0.5, 1.0),
+        lids=_span(rng, 0.55, 1.0),
         gaze=(_bell(rng, 0, 0.35), _bell(rng, 0, 0.2)),
     )
 
@@ -216,7 +216,7 @@ def _sample_look(rng: np.random.Generator) -> Look:
         cloth=cloth,
         background=(top, _mix(top, bottom, 0.6)),
         hair_style=style,
-        hair_volume=_span(rng, 0.08, 0.16),
+        hair_volume=_span(rng, 0.3, 0.45) if style == "afro" else _span(rng, 0.08, 0.17),
         hairline=_span(rng, 0.86, 1.05),
         parting=_span(rng, -0.5, 0.5),
         beard=_span(rng, 0.3, 0.9) if bearded else 0.0,
@@ -229,7 +229,7 @@ def _sample_light(rng: np.random.Generator) -> Light:
     side, height = _span(rng, -0.95, 0.95), _span(rng, 0.0, 0.75)
     direction = np.array([np.sin(side), np.sin(height), np.cos(side)])
     direction /= np.linalg.norm(direction)
-    warmth, power, fill = _span(rng, -0.12, 0.16), _span(rng, 0.75, 1.05), _span(rng, 0.3, 0.5)
+    warmth, power, fill = _span(rng, -0.12, 0.16), _span(rng, 0.62, 0.82), _span(rng, 0.2, 0.36)
     return Light(
         direction=(float(direction[0]), float(direction[1]), float(direction[2])),
         key=(power * (1 + warmth), power, power * (1 - warmth)),
