@@ -67,7 +67,7 @@ class InvertWorker:
             found = invert(self._generator, faces, rows=shard.rows[some], **self._settings)
             arrays["z"][some], arrays["loss"][some] = found.z, found.loss
             arrays["steps"][some] = found.steps
-            finite = np.isfinite(found.loss)
+            finite = torch.isfinite(found.loss).numpy()
             arrays["status"][some] = np.where(finite, Status.OK, Status.FAILED)
         return latents.commit(self._latents, self._markers, shard, arrays, started)
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from distfacegan.core import faces
-from distfacegan.core.detectors import make_detector
-from distfacegan.core.landmarks import distance, five_points, nme, plausible
+from distfacegan.core.detectors import make_detector, trusted
+from distfacegan.core.landmarks import distance, five_points, nme
 from distfacegan.errors import SourceError, SpecError
 from distfacegan.sources import Source
 from distfacegan.spec import JobSpec
@@ -67,9 +67,9 @@ class LandmarkWorker:
             for i, detected in zip(with_face, points, strict=True):
                 if i in own:
                     arrays["deviation"][i] = deviation(detected, own[i])
-        trusted = plausible(points) & (score.mean(axis=1) >= self._min_score)
+        good = trusted(points, score, self._min_score)
         arrays["points"][with_face], arrays["score"][with_face] = points, score
-        arrays["status"][with_face] = np.where(trusted, Status.OK, Status.LANDMARKS_NOT_TRUSTED)
+        arrays["status"][with_face] = np.where(good, Status.OK, Status.LANDMARKS_NOT_TRUSTED)
         return latents.commit(self._landmarks, self._markers, shard, arrays, started)
 
     def _own_points(self, shard: Shard, i: int) -> np.ndarray | None:

@@ -14,7 +14,6 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 
 from distfacegan.core import lgen
-from distfacegan.core.landmarks import nme
 from distfacegan.errors import RunDirectoryError
 from distfacegan.spec import JobSpec, LGen
 from distfacegan.stages import cluster, weights
@@ -34,7 +33,7 @@ class Rows:
     """The rows to learn from, and who may see them: training, validation, test."""
 
     def __init__(self, z: np.ndarray, points: np.ndarray, section: LGen, seed: int) -> None:
-        self.z, self.points = z, points
+        self.z, self.points = torch.from_numpy(z), torch.from_numpy(points)
         rest, self.test = lgen.split(len(z), section.test_share, seed)
         share = section.validation_share / (1 - section.test_share)
         chosen, held_out = lgen.split(len(rest), share, seed + 1)
@@ -42,7 +41,7 @@ class Rows:
 
     def error(self, network: lgen.LandmarkGenerator, rows: np.ndarray) -> float:
         """Return the mean NME of a network over rows."""
-        return float(nme(lgen.predict(network, self.z[rows]), self.points[rows]).mean())
+        return lgen.evaluate(network, self.z[rows], self.points[rows])["nme"]
 
 
 def load_rows(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
@@ -194,11 +193,11 @@ def _train(
 
 def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Variant]) -> dict[str, Any]:
     """Return errors on the test rows, which neither training nor the choice has seen."""
-    mean_shape = rows.points[rows.train].mean(axis=0)
+    mean_shape = lgen.mean_shape(rows.points[rows.train])
     table_one = [trial["nme"] for trial in trials if trial["table_one"]]
     return {
         "nme": rows.error(chosen, rows.test),
-        "nme_mean_shape": float(nme(mean_shape, rows.points[rows.test]).mean()),
+        "nme_mean_shape": lgen.score(mean_shape, rows.points[rows.test])["nme"],
         "nme_validation": trials[0]["nme"],
         "nme_validation_table_one": table_one[0] if table_one else None,
         "rows_train": len(rows.train),

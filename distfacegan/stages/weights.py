@@ -62,12 +62,16 @@ def lgen_path(run: RunDirectory, given: Path | None) -> Path:
 
 def load_lgen(path: Path, latent_dim: int) -> LandmarkGenerator:
     """Load a landmark generator; raises CheckpointError if it does not take z of `latent_dim`."""
-    network = LandmarkGenerator.from_state_dict(
-        networks.load(path, LGEN), activation=networks.read_meta(path)["variant"]["activation"]
-    )
-    if network.latent_dim != latent_dim:
+    if not path.is_dir():
+        raise CheckpointError(f"no landmark generator at {path}: give the folder that holds one")
+    state, variant = networks.load(path, LGEN), networks.read_meta(path)["variant"]
+    shape = {name: variant[name] for name in ("depth", "width", "activation")}
+    takes = state["hidden.0.weight"].shape[1]
+    network = LandmarkGenerator(latent_dim=takes, **shape)
+    network.load_state_dict(state)
+    if takes != latent_dim:
         raise CheckpointError(
-            f"{path} takes z of {network.latent_dim} dimensions, the generator of {latent_dim}"
+            f"{path} takes z of {takes} dimensions, the generator of {latent_dim}"
         )
     return network.eval()
 
