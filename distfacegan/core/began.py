@@ -32,7 +32,7 @@ def reconstruction_loss(v: Tensor, reconstruction: Tensor, loss: str = "l2") -> 
 
     The paper squares ("l2"); BEGAN itself takes the absolute value ("l1").
     """
-    return PIXEL_LOSSES[loss](v.float() - reconstruction.float()).mean()
+    return PIXEL_LOSSES[loss](v - reconstruction).mean()
 
 
 def discriminator_loss(loss_real: Scalar, loss_fake: Scalar, k: Scalar) -> Scalar:
@@ -128,7 +128,7 @@ class BeganTrainer:
         self.adam.zero_grad()
 
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            generated = self.generator(z.to(self.device))
+            generated = self.generator(z.to(self.device)).to(faces.dtype)
             loss_fake = reconstruction_loss(generated, self.discriminator(generated), self.loss)
             loss_real = reconstruction_loss(faces, self.discriminator(faces), self.loss)
 

@@ -1,0 +1,136 @@
+"""L-Gen, the landmark generator: from a latent to 49 landmarks (section V, Table I, equation 4).
+
+Legend: B batch, N rows, Z latent dimension, P landmarks, in [0, 1] of the face's side.
+"""
+
+import itertools
+from collections.abc import Callable
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distfacegan.core.landmarks import nme
+from distfacegan.core.seeding import permutation
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": F.relu,
+    "elu": F.elu,
+    "silu": F.silu,
+    "tanh": torch.tanh,
+}
+
+
+class LandmarkGenerator(nn.Module):
+    """Table I: `depth` fully connected layers of `width` nodes, then one with a sigmoid."""
+
+    def __init__(
+        self,
+        *,
+        latent_dim: int = 64,
+        depth: int = 3,
+        width: int = 128,
+        activation: str = "relu",
+        num_points: int = 49,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise ValueError(
+                f"activation must be one of {', '.join(ACTIVATIONS)}, found {activation!r}"
+            )
+        widths = [latent_dim] + [width] * depth
+        self.hidden = nn.ModuleList(
+            nn.Linear(before, after) for before, after in itertools.pairwise(widths)
+        )
+        self.output = nn.Linear(widths[-1], 2 * num_points)
+        self.activation = ACTIVATIONS[activation]
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Map latents [B, Z] to landmarks [B, P, 2]."""
+        for layer in self.hidden:
+            z = self.activation(layer(z))  # [B, W]
+        return torch.sigmoid(self.output(z)).unflatten(1, (-1, 2))
+
+
+def landmark_loss(output: Tensor, target: Tensor) -> Tensor:
+    """loss = 1 / (B * 98) * sum (o_i - t_i)^2 (equation 4), over points [B, P, 2]."""
+    return F.mse_loss(output, target)
+
+
+def train(
+    z: Tensor,
+    points: Tensor,
+    *,
+    depth: int = 3,
+    width: int = 128,
+    activation: str = "relu",
+    learning_rate: float = 3e-4,
+    betas: tuple[float, float] = (0.9, 0.999),
+    batch_size: int = 16,
+    epochs: int = 1000,
+    seed: int,
+    device: str | torch.device = "cpu",
+    on_epoch: Callable[[int, LandmarkGenerator], None] | None = None,
+) -> LandmarkGenerator:
+    """Train an L-Gen on latents f32 [N, Z] and landmarks f32 [N, P, 2].
+
+    Weights and the order of the rows are functions of the seed. `on_epoch(epoch, network)` is
+    called after each epoch, from 1; what it raises ends the training.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = LandmarkGenerator(
+            latent_dim=z.shape[1],
+            depth=depth,
+            width=width,
+            activation=activation,
+            num_points=points.shape[1],
+        ).to(device)
+    z, points = z.to(device), points.to(device)  # all rows stay there: 0.7 KB each
+    weights = list(network.parameters())
+    adam = torch.optim.Adam(weights, lr=learning_rate, betas=betas, fused=True)
+    for epoch in range(epochs):
+        order = torch.from_numpy(permutation(seed, epoch, len(z)).copy()).to(device)
+        batches = zip(z[order].split(batch_size), points[order].split(batch_size), strict=True)
+        for z_batch, points_batch in batches:
+            loss = landmark_loss(network(z_batch), points_batch)
+            for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):
+                weight.grad = gradient
+            adam.step()
+        if on_epoch is not None:
+            on_epoch(epoch + 1, network)
+    return network
+
+
+def mean_shape(points: Tensor) -> Tensor:
+    """Return the mean landmarks [P, 2] of [N, P, 2]: the baseline that any network must beat."""
+    return points.mean(0)
+
+
+@torch.no_grad()
+def evaluate(network: LandmarkGenerator, z: Tensor, points: Tensor) -> dict[str, float]:
+    """Return the loss (equation 4) and the mean NME over rows, of latents [N, Z] with landmarks."""
+    device = network.output.weight.device
+    predicted = network(z.to(device)).cpu()
+    return score(predicted, points)
+
+
+def score(predicted: Tensor, points: Tensor) -> dict[str, float]:
+    """Return the loss (equation 4) and the mean NME of predicted landmarks, both [N, P, 2]."""
+    return {
+        "loss": landmark_loss(predicted, points).item(),
+        "nme": nme(predicted, points).mean().item(),
+    }
+
+
+def split(num_rows: int, held_out_share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Split rows 0 .. num_rows - 1 at random into training and held-out ones, both sorted.
+
+    The held-out share is rounded, but neither side is left empty. Raises ValueError below 2 rows.
+    """
+    if num_rows < 2:
+        raise ValueError(f"cannot hold out rows of {num_rows}: at least 2 are needed")
+    num_held_out = min(max(round(num_rows * held_out_share), 1), num_rows - 1)
+    order = permutation(seed, 0, num_rows)
+    return np.sort(order[num_held_out:]), np.sort(order[:num_held_out])

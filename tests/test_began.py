@@ -1,0 +1,237 @@
+"""Equations 1 and 2, and a trainer that follows them, resumes exactly and agrees over ranks."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from distfacegan.core.began import (
+    BeganTrainer,
+    Equilibrium,
+    discriminator_loss,
+    latents_of_step,
+    reconstruction_loss,
+    rows_of_step,
+)
+from distfacegan.errors import CheckpointError
+
+SMALL = {"resolution": 8, "latent_dim": 6, "width": 4, "levels": 2, "steps": 20, "seed": 0}
+FACES = torch.rand(12, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.fixture
+def double():
+    """Compute in float64: the formulas are then compared without the noise of rounding."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def batch_of_step(step, batch=4):
+    faces = FACES[rows_of_step(0, step, batch, len(FACES))]
+    latents = torch.from_numpy(latents_of_step(0, step, batch, SMALL["latent_dim"]))
+    dtype = torch.get_default_dtype()
+    return faces.to(dtype), latents.to(dtype)
+
+
+def run(trainer, steps):
+    for step in steps:
+        trainer.step(*batch_of_step(step))
+    return trainer
+
+
+def assert_same_state(found, expected):
+    assert found.keys() == expected.keys()
+    for group in expected:
+        assert found[group].keys() == expected[group].keys()
+        for name, tensor in expected[group].items():
+            assert torch.equal(found[group][name], tensor), f"{group}/{name}"
+
+
+def test_equation_1_is_the_mean_over_pixels():
+    v = torch.tensor([[[[1.0, 0.0], [0.5, -1.0]]]])
+    reconstruction = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])
+    assert reconstruction_loss(v, reconstruction).item() == (1 + 0 + 0.25 + 4) / 4
+    assert reconstruction_loss(v, reconstruction, "l1").item() == (1 + 0 + 0.5 + 2) / 4
+
+
+def test_the_discriminator_s_loss_follows_equation_2():
+    assert discriminator_loss(0.5, 0.25, 0.5) == 0.375  # 0.5 - 0.5 * 0.25
+
+
+@pytest.mark.parametrize(
+    ("k", "loss_real", "loss_fake", "k_next", "m_global"),
+    [
+        (0.0, 0.4, 0.1, 0.01, 0.5),  # 0 + 0.1 * (0.5 * 0.4 - 0.1);  0.4 + |0.1|
+        (0.5, 0.4, 0.3, 0.49, 0.5),  # 0.5 + 0.1 * (0.2 - 0.3);  0.4 + |-0.1|
+        (0.0, 0.4, 0.3, 0.0, 0.5),  # clipped at 0
+        (1.0, 0.4, 0.1, 1.0, 0.5),  # clipped at 1
+    ],
+)
+@pytest.mark.parametrize("kind", [float, lambda x: torch.tensor(x, dtype=torch.float64)])
+def test_the_equilibrium_follows_the_paper(kind, k, loss_real, loss_fake, k_next, m_global):
+    equilibrium = Equilibrium(gamma=0.5, lambda_k=0.1)
+    found = equilibrium.update(kind(k), kind(loss_real), kind(loss_fake))
+    assert [float(value) for value in found] == pytest.approx([k_next, m_global])
+
+
+@pytest.mark.parametrize("loss", ["l1", "l2"])
+def test_steps_equal_equations_1_and_2_written_out(double, loss):
+    settings = {"gamma": 0.7, "lambda_k": 0.5, "learning_rate": 0.003, "betas": (0.5, 0.999)}
+    trainer = BeganTrainer(**SMALL, **settings, loss=loss)
+    g, d = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
+    adam_g, adam_d = (torch.optim.Adam(n.parameters(), 0.003, (0.5, 0.999)) for n in (g, d))
+    k, power = 0.0, {"l1": 1, "l2": 2}[loss]
+
+    def error(v):
+        return (v - d(v)).abs().pow(power).mean()
+
+    for step in range(6):
+        x, z = batch_of_step(step)
+        trainer.step(x, z)
+        loss_real, loss_fake = error(x), error(g(z).detach())
+        adam_d.zero_grad()
+        (loss_real - k * loss_fake).backward()
+        adam_g.zero_grad()
+        theta_g = list(g.parameters())
+        for parameter, gradient in zip(
+            theta_g, torch.autograd.grad(error(g(z)), theta_g), strict=True
+        ):
+            parameter.grad = gradient
+        adam_d.step()
+        adam_g.step()
+        balance = 0.7 * loss_real.item() - loss_fake.item()
+        k = min(max(k + 0.5 * balance, 0), 1)
+        expected = {
+            "step": step + 1,
+            "loss_real": loss_real.item(),
+            "loss_fake": loss_fake.item(),
+            "m_global": loss_real.item() + abs(balance),
+            "k": k,
+            "learning_rate": 0.003,
+        }
+        assert trainer.metrics() == pytest.approx(expected, rel=1e-9)
+    assert k > 0.1  # so that the fake half of L_D was there
+    torch.testing.assert_close(trainer.generator.state_dict(), g.state_dict())
+    torch.testing.assert_close(trainer.discriminator.state_dict(), d.state_dict())
+
+
+def test_training_brings_the_loss_of_real_faces_down():
+    trainer = BeganTrainer(**SMALL, learning_rate=0.01)
+    flat = FACES[:, :, :1, :1].expand_as(FACES)  # each of one colour
+    trainer.step(flat, batch_of_step(0, 12)[1])
+    first = trainer.metrics()["loss_real"]
+    for step in range(1, 40):
+        trainer.step(flat, batch_of_step(step, 12)[1])
+    assert trainer.metrics()["loss_real"] < 0.5 * first
+
+
+@pytest.mark.parametrize(
+    ("decay", "rates"),
+    [
+        ("constant", [0.1] * 8),
+        ("linear", [0.1, 0.1, 0.1, 0.1, 0.1, 0.075, 0.05, 0.025]),
+        # (1 + cos(pi * [0, 1/4, 1/2, 3/4])) / 2
+        ("cosine", [0.1, 0.1, 0.1, 0.1, 0.1, 0.0853553, 0.05, 0.0146447]),
+    ],
+)
+def test_the_learning_rate_falls_over_the_second_half(decay, rates):
+    shape = SMALL | {"steps": 8}
+    trainer = BeganTrainer(**shape, learning_rate=0.1, learning_rate_decay=decay)
+    found = [run(trainer, [step]).metrics()["learning_rate"] for step in range(8)]
+    assert found == pytest.approx(rates, rel=1e-5)
+
+
+def test_a_step_never_waits_for_the_device(monkeypatch):
+    trainer = BeganTrainer(**SMALL)
+    batch = batch_of_step(0)
+
+    def sync(*_):
+        raise AssertionError("a device sync inside a step")
+
+    for name in ("item", "tolist", "cpu", "numpy", "__float__", "__bool__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, sync)
+    trainer.step(*batch)
+
+
+def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit():
+    settings = SMALL | {"learning_rate": 0.01, "learning_rate_decay": "cosine", "lambda_k": 0.1}
+    whole = run(BeganTrainer(**settings), range(12))
+    state = run(BeganTrainer(**settings), range(7)).state()
+    resumed = BeganTrainer(**settings | {"seed": 5})
+    resumed.load_state(state)
+    run(resumed, range(7, 12))
+    assert_same_state(resumed.state(), whole.state())
+    assert resumed.metrics() == whole.metrics()
+    assert whole.state()["optimizers"]["k"] > 0
+
+
+def test_the_state_of_a_fresh_trainer_can_be_loaded_and_is_a_copy():
+    trainer = BeganTrainer(**SMALL)
+    state = trainer.state()
+    run(trainer, range(2))
+    assert_same_state(state, BeganTrainer(**SMALL).state())
+    trainer.load_state(state)
+    assert_same_state(trainer.state(), state)
+    assert all(tensor.is_contiguous() for group in state.values() for tensor in group.values())
+
+
+def test_a_checkpoint_that_does_not_fit_is_refused_and_changes_nothing():
+    trainer = BeganTrainer(**SMALL)
+    before = trainer.state()
+    with pytest.raises(CheckpointError, match=r"convs.0.bias is \[5\], expected \[4\]"):
+        trainer.load_state(BeganTrainer(**SMALL | {"width": 5}).state())
+    lacking = {group: dict(tensors) for group, tensors in BeganTrainer(**SMALL).state().items()}
+    del lacking["optimizers"]["k"]
+    with pytest.raises(CheckpointError, match=r"optimizers/k is absent, expected \[\]"):
+        trainer.load_state(lacking)
+    assert_same_state(trainer.state(), before)
+
+
+def test_the_seed_decides_the_weights_and_the_global_random_state_is_left_alone():
+    before = torch.get_rng_state()
+    first, same = BeganTrainer(**SMALL), BeganTrainer(**SMALL)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert_same_state(first.state(), same.state())
+    other = BeganTrainer(**SMALL | {"seed": 1})
+    assert not torch.equal(other.generator.stem.weight, first.generator.stem.weight)
+
+
+@pytest.mark.parametrize("name", ["loss", "precision", "learning_rate_decay"])
+def test_an_unknown_choice_is_named_with_those_that_exist(name):
+    with pytest.raises(ValueError, match=rf"{name} must be one of .*, found 'nonsense'"):
+        BeganTrainer(**SMALL, **{name: "nonsense"})
+
+
+def test_bf16_follows_fp32_closely():
+    fp32 = run(BeganTrainer(**SMALL), range(3))
+    bf16 = run(BeganTrainer(**SMALL, precision="bf16"), range(3))
+    assert bf16.metrics() == pytest.approx(fp32.metrics(), rel=0.02, abs=1e-4)
+    assert bf16.metrics() != fp32.metrics()
+
+
+def train_as_rank(rank, num_ranks, directory):
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=num_ranks
+    )
+    trainer = BeganTrainer(**SMALL, lambda_k=0.5)
+    for step in range(5):
+        faces, z = batch_of_step(step)
+        trainer.step(faces[rank::num_ranks], z[rank::num_ranks])
+    torch.save(trainer.state(), f"{directory}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_agree_with_each_other_and_with_one(tmp_path):
+    mp.spawn(train_as_rank, args=(2, tmp_path), nprocs=2)
+    first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert_same_state(first, second)
+    alone = run(BeganTrainer(**SMALL, lambda_k=0.5), range(5)).state()
+    # Adam's first steps have the size of the learning rate, 1e-4, whatever the gradient's.
+    torch.testing.assert_close(first["generator"], alone["generator"], rtol=0, atol=2e-5)
+    k = first["optimizers"]["k"]
+    torch.testing.assert_close(k, alone["optimizers"]["k"])
+    assert k > 0
