@@ -1,0 +1,138 @@
+"""A folder of photos, at any depth, with 300-W `.pts` files beside them where there are any."""
+
+import collections
+import dataclasses
+import logging
+import os
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from distfacegan.errors import SourceError, UnreadablePhotoError
+from distfacegan.sources import images
+from distfacegan.sources.pts import read_pts
+from distfacegan.sources.source import listing_fingerprint
+
+logger = logging.getLogger(__name__)
+
+
+class FolderSource:
+    """Every image below a folder; keys are the paths below it, with `/`.
+
+    Images are known by their suffix. What is hidden or another kind of file is passed over, and so
+    is a link that leaves the folder; links to folders are never followed. A `.pts` file of the same
+    name annotates a photo; all of them are checked here, so that a wrong one stops no run halfway.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self._listing = list_photos(Path(path))
+        self.keys = self._listing.keys
+        for key in self._listing.annotated:
+            read_pts(self._pts(key))
+        logger.info("%s: %s", path, self._listing.summary())
+
+    def read(self, row: int) -> np.ndarray:
+        """Return the photo, u8 [H, W, 3], RGB, upright; raises UnreadablePhotoError."""
+        return images.decode(self._listing.read(self.keys[row]))
+
+    def annotation(self, row: int) -> np.ndarray | None:
+        """Return the 49 points of the `.pts` file, f32 [49, 2], in pixels of `read(row)`.
+
+        The file counts pixels as they are stored, as Matlab reads them: the points are turned and
+        scaled with the photo where EXIF or the size of a JPEG asks for it.
+        """
+        key = self.keys[row]
+        if key not in self._listing.annotated:
+            return None
+        return images.upright_points(self._listing.read(key), read_pts(self._pts(key)))
+
+    def fingerprint(self) -> str:
+        """Return a digest of the keys and sizes."""
+        return listing_fingerprint("folder", self.keys, self._listing.sizes)
+
+    def _pts(self, key: str) -> Path:
+        return (self._listing.root / key).with_suffix(".pts")
+
+
+@dataclasses.dataclass
+class Listing:
+    """The photos below a folder, and what was passed over."""
+
+    root: Path
+    keys: list[str]  # sorted
+    sizes: list[int]  # bytes
+    annotated: frozenset[str]  # the keys with a .pts file
+    ignored: collections.Counter[str]  # other files by suffix
+    outside: int  # links that leave the folder
+
+    def read(self, key: str) -> bytes:
+        """Return the bytes of a photo; raises UnreadablePhotoError where that is not permitted.
+
+        Other errors of the file system (a lost mount, a file that has gone) are not the photo's,
+        and pass through.
+        """
+        try:
+            return (self.root / key).read_bytes()
+        except PermissionError as error:
+            raise UnreadablePhotoError("no permission to read the file") from error
+
+    def summary(self) -> str:
+        """Say in one line what was found."""
+        suffixes = ", ".join(f"{s or 'no suffix'} {n}" for s, n in self.ignored.most_common(6))
+        return (
+            f"{len(self.keys)} photos, {len(self.annotated)} with points; passed over "
+            f"{self.ignored.total()} other files{f' ({suffixes})' if suffixes else ''}"
+            f" and {self.outside} links that leave the folder"
+        )
+
+
+def list_photos(path: Path, *, recursive: bool = True) -> Listing:
+    """List the images of a folder; raises SourceError where there are none."""
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise SourceError(f"{path}: expected a folder of photos, found {found}; check the path")
+    root = path.resolve()
+    sizes: dict[str, int] = {}
+    points: set[str] = set()
+    ignored: collections.Counter[str] = collections.Counter()
+    outside = 0
+    for folder, subfolders, names in os.walk(root, onerror=_cannot_list):
+        subfolders[:] = [name for name in subfolders if recursive and not is_hidden(name)]
+        for name in names:
+            file = Path(folder, name)
+            key = file.relative_to(root).as_posix()
+            suffix = file.suffix.lower()
+            if is_hidden(name) or suffix not in images.SUFFIXES or not file.is_file():
+                ignored[suffix] += 1
+                points.add(key)
+            elif file.is_symlink() and not file.resolve().is_relative_to(root):
+                outside += 1
+            else:
+                sizes[_storable(key)] = file.stat().st_size
+    keys = sorted(sizes)
+    annotated = frozenset(k for k in keys if str(PurePosixPath(k).with_suffix(".pts")) in points)
+    ignored[".pts"] -= len(annotated)
+    listing = Listing(root, keys, [sizes[k] for k in keys], annotated, +ignored, outside)
+    if not keys:
+        suffixes = " ".join(sorted(images.SUFFIXES))
+        raise SourceError(f"{path}: {listing.summary()}; expected files of {suffixes}")
+    return listing
+
+
+def is_hidden(name: str) -> bool:
+    """Say whether a file or folder is the system's, not the user's."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def _storable(key: str) -> str:
+    try:
+        key.encode()
+    except UnicodeEncodeError:
+        raise SourceError(
+            f"the file name {key!r} is not UTF-8 and cannot be kept; rename it"
+        ) from None
+    return key
+
+
+def _cannot_list(error: OSError) -> None:
+    raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error

@@ -1,0 +1,112 @@
+"""Decode one photo, strictly: an upright RGB picture, or the reason why there is none.
+
+Points are in pixels, and the centre of pixel (column, row) is at (column, row), as in OpenCV.
+"""
+
+import io
+import math
+import warnings
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps
+
+from distfacegan.errors import UnreadablePhotoError
+
+# What photos come in. Not all that Pillow opens: some of it, such as EPS, runs other programs.
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .mpo .png .webp .bmp .tif .tiff .gif .ppm .pgm".split())
+MAX_PIXELS = 89_000_000  # 267 MB of RGB; Pillow itself begins to warn of bombs at 89.5 million
+DRAFT_SIDE = 2048  # a JPEG is decoded smaller while its longest side stays at least this long
+BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on a page
+
+
+def decode(data: bytes) -> np.ndarray:
+    """Return the first picture of an image file, u8 [H, W, 3], upright, RGB.
+
+    EXIF orientation is applied. Grey, palette, 16 bit and CMYK pixels become 8 bit RGB, transparent
+    ones are laid on white; colour profiles are ignored. A JPEG whose longest side is `DRAFT_SIDE`
+    times 2, 4 or 8 or more is decoded at a half, a quarter or an eighth of its size.
+
+    Raises UnreadablePhotoError for what is truncated, damaged, no image, or above `MAX_PIXELS`.
+    """
+    with _Strict():
+        image, _ = _open(data)
+        ImageOps.exif_transpose(image, in_place=True)
+        return np.array(_to_rgb(image))
+
+
+def upright_points(data: bytes, points: np.ndarray) -> np.ndarray:
+    """Carry points [P, 2] from the pixels stored in an image file into the picture `decode` makes.
+
+    Reads the header alone; applies the EXIF orientation and the scale of a large JPEG.
+    Raises UnreadablePhotoError for a header that cannot be read.
+    """
+    with _Strict():
+        image, scale = _open(data)
+        width, height = image.size
+        if image.format == "TIFF":  # Pillow gives the size of a TIFF as it will be when upright
+            width, height = image.tag_v2[256], image.tag_v2[257]
+        x, y = ((points.astype(np.float64) + 0.5) / scale - 0.5).T
+        right, bottom = width - 1 - x, height - 1 - y
+        turned = {
+            2: (right, y),
+            3: (right, bottom),
+            4: (x, bottom),
+            5: (y, x),
+            6: (bottom, x),
+            7: (bottom, right),
+            8: (y, right),
+        }.get(image.getexif().get(ExifTags.Base.Orientation, 1), (x, y))
+        return np.stack(turned, axis=1).astype(np.float32)
+
+
+class _Strict(warnings.catch_warnings):
+    """Turn all that a decoder can raise into UnreadablePhotoError; let no warning of Pillow out."""
+
+    def __enter__(self) -> None:
+        super().__enter__()
+        # Of Pillow only: were two threads to leave in the wrong order, no other filter is lost.
+        warnings.filterwarnings("ignore", module=r"PIL\.")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+
+    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+        super().__exit__(kind, error, traceback)
+        # Damaged files raise nearly anything, from SyntaxError to struct.error. Too little memory
+        # is the machine's fault: as a status of the photo it would be lost for good.
+        if isinstance(error, MemoryError | UnreadablePhotoError):
+            return
+        if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+            raise UnreadablePhotoError(f"more than {MAX_PIXELS:,} pixels") from error
+        if isinstance(error, Image.UnidentifiedImageError):
+            raise UnreadablePhotoError(f"not an image of {', '.join(FORMATS)}") from error
+        if isinstance(error, Exception):
+            reason = f"damaged image: {error}" if str(error) else "damaged image"
+            raise UnreadablePhotoError(reason) from error
+
+
+def _open(data: bytes) -> tuple[Image.Image, int]:
+    """Read the header; return the image and by how much (1, 2, 4, 8) its pixels will be reduced."""
+    if not data:
+        raise UnreadablePhotoError("the file is empty")
+    image = Image.open(io.BytesIO(data), formats=FORMATS)
+    stored = image.size
+    if math.prod(stored) > MAX_PIXELS:
+        raise UnreadablePhotoError(f"{stored[0]} x {stored[1]} is more than {MAX_PIXELS:,} pixels")
+    if max(stored) >= 2 * DRAFT_SIDE:  # draft() does nothing for what is not a JPEG
+        shrink = DRAFT_SIDE / max(stored)
+        image.draft(None, tuple(max(1, math.floor(side * shrink)) for side in stored))
+    return image, round(max(stored) / max(image.size))
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # Pillow would clip 16 bit values at 255
+        values = np.array(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise UnreadablePhotoError("integer pixels of more than 16 bits")
+        image = Image.fromarray((values >> 8).astype(np.uint8))
+    elif image.mode == "F":
+        raise UnreadablePhotoError("floating-point pixels, whose range is not known")
+    elif image.has_transparency_data:
+        background = Image.new("RGBA", image.size, BACKGROUND)
+        image = Image.alpha_composite(background, image.convert("RGBA"))
+    return image.convert("RGB")

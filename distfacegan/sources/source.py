@@ -1,0 +1,44 @@
+"""What every photo source is."""
+
+import hashlib
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+
+
+class Source(Protocol):
+    """A fixed, ordered list of photos. Row i is `keys[i]`, whoever opens the source, and wherever.
+
+    A source can be pickled: open it once, and send it to the workers.
+    """
+
+    keys: list[str]  # sorted
+
+    def read(self, row: int) -> np.ndarray:
+        """Return the photo, u8 [H, W, 3], RGB, upright; raises UnreadablePhotoError."""
+        ...
+
+    def annotation(self, row: int) -> np.ndarray | None:
+        """Return the points [P, 2] that the source itself knows, f32, pixels of `read(row)`.
+
+        P is 49, or CelebA's 5: left eye, right eye, nose, left and right corner of the mouth, where
+        left is the image's left. The centre of the first pixel is at (0, 0). None: no points.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """Return a digest that differs where the photos do: it tells what a run was begun with."""
+        ...
+
+
+def listing_fingerprint(kind: str, keys: Iterable[str], sizes: Iterable[int]) -> str:
+    """Digest a listing: the kind of source, and the key and the size in bytes of each photo.
+
+    Not where they lie: a folder may move between two runs. Not what they hold: that would take as
+    long as the run.
+    """
+    digest = hashlib.sha256(kind.encode())
+    for key, size in zip(keys, sizes, strict=True):
+        digest.update(f"\0{key}\0{size}".encode())
+    return digest.hexdigest()
