@@ -63,7 +63,8 @@ def invert(
     weights = frozen.stem.weight
     faces = faces.to(weights, memory_format=torch.channels_last)
     start = uniform_latents(seed, rows, generator.latent_dim, stream="inversion")
-    z = torch.from_numpy(start).to(weights).requires_grad_()
+    bound = torch.inf if radius is None else radius
+    z = torch.from_numpy(start).to(weights).clamp_(-bound, bound).requires_grad_()
     adam = torch.optim.Adam([z], lr=learning_rate, betas=betas, fused=True)
     best_z, best_loss = z.detach().clone(), z.new_full((len(z),), torch.inf)
     best_step = torch.zeros_like(best_loss, dtype=torch.int32)
@@ -80,8 +81,7 @@ def invert(
         # Sum, not mean: each z then gets the gradient it would get alone.
         (z.grad,) = torch.autograd.grad(error.sum(), z)
         adam.step()
-        if radius is not None:
-            z.data.clamp_(-radius, radius)
+        z.data.clamp_(-bound, bound)
 
     return Inversion(best_z.float().cpu(), best_loss.float().cpu(), best_step.cpu())
 

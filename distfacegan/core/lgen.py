@@ -117,7 +117,11 @@ def evaluate(network: LandmarkGenerator, z: Tensor, points: Tensor) -> dict[str,
 
 
 def score(predicted: Tensor, points: Tensor) -> dict[str, float]:
-    """Return the loss (equation 4) and the mean NME of predicted landmarks, both [N, P, 2]."""
+    """Return the loss (equation 4) and the mean NME of predicted landmarks against true ones.
+
+    Both are [N, P, 2]; one shape [P, 2] is a prediction for every row.
+    """
+    predicted = predicted.expand_as(points)
     return {
         "loss": landmark_loss(predicted, points).item(),
         "nme": nme(predicted, points).mean().item(),

@@ -1,0 +1,171 @@
+"""Every face is inverted as if it were alone, by equation 3, within the box asked for."""
+
+import pytest
+import torch
+
+from distfacegan.core.inversion import RECIPES, invert, reconstruction_error
+from distfacegan.core.networks import Generator
+from distfacegan.core.seeding import uniform_latents
+from distfacegan.errors import CheckpointError
+
+Z = 5
+
+
+@pytest.fixture
+def generator():
+    """A smooth little generator in float64, so that comparisons are free of rounding."""
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(resolution=8, latent_dim=Z, width=6, levels=2).double()
+    for parameter in generator.parameters():
+        parameter.data *= 2
+    return generator
+
+
+def faces(count):
+    return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
+
+
+def test_equation_3_is_the_mean_over_each_image():
+    first = torch.tensor([[[[1.0, 0.0]]], [[[0.5, -1.0]]]])
+    second = torch.tensor([[[[0.0, 0.0]]], [[[1.0, 1.0]]]])
+    assert reconstruction_error(first, second).tolist() == [0.5, 1.25]
+
+
+def test_its_gradient_equals_finite_differences(generator):
+    x = faces(1)
+    z = torch.linspace(-0.8, 0.9, Z, dtype=torch.float64)[None].requires_grad_()
+    (gradient,) = torch.autograd.grad(reconstruction_error(x, generator(z)).sum(), z)
+    h = 1e-6 * torch.eye(Z, dtype=torch.float64)
+    with torch.no_grad():
+        above = reconstruction_error(x, generator(z + h))
+        below = reconstruction_error(x, generator(z - h))
+    torch.testing.assert_close(gradient[0], (above - below) / 2e-6, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("radius", [None, 0.5])
+def test_the_recipe_is_adam_on_each_face_alone_keeping_the_best(generator, radius):
+    x, rows, steps = faces(4), [3, 11, 4, 0], 25
+    found = invert(generator, x, seed=9, rows=rows, steps=steps, radius=radius)
+    for i, row in enumerate(rows):
+        z = torch.from_numpy(uniform_latents(9, [row], Z, stream="inversion")).double()
+        if radius is not None:
+            z = z.clip(-radius, radius)
+        z.requires_grad_()
+        adam = torch.optim.Adam([z], lr=0.1, betas=(0.9, 0.999))
+        history = []
+        for step in range(steps + 1):
+            loss = (x[i] - generator(z)[0]).abs().mean()
+            history.append((loss.item(), step, z.detach().clone()[0]))
+            adam.zero_grad()
+            loss.backward()
+            adam.step()
+            if radius is not None:
+                z.data = z.data.clip(-radius, radius)
+        loss, step, best = min(history, key=lambda entry: entry[0])
+        assert found.loss[i].item() == pytest.approx(loss, rel=1e-6)
+        assert found.steps[i] == step
+        torch.testing.assert_close(found.z[i], best.float())
+
+
+def test_37_faces_together_equal_37_alone(generator):
+    x = faces(37)
+    together = invert(generator, x, seed=0, rows=range(37), steps=12, radius=1.0)
+    for row in range(37):
+        alone = invert(generator, x[row : row + 1], seed=0, rows=[row], steps=12, radius=1.0)
+        torch.testing.assert_close(together.z[row], alone.z[0])
+        torch.testing.assert_close(together.loss[row], alone.loss[0])
+        assert together.steps[row] == alone.steps[0]
+
+
+def test_the_last_latent_is_evaluated_and_the_start_can_win(generator):
+    x, start = faces(3), torch.from_numpy(uniform_latents(0, range(3), Z, stream="inversion"))
+    none = invert(generator, x, seed=0, rows=range(3), steps=0)
+    torch.testing.assert_close(none.z, start, rtol=0, atol=0)
+    assert none.steps.tolist() == [0, 0, 0]
+    one = invert(generator, x, seed=0, rows=range(3), steps=1, learning_rate=0.001)
+    assert one.steps.tolist() == [1, 1, 1]
+    assert (one.loss < none.loss).all()
+    far = invert(generator, x, seed=0, rows=range(3), steps=1, learning_rate=50.0)
+    assert far.steps.tolist() == [0, 0, 0]
+    torch.testing.assert_close(far.z, start, rtol=0, atol=0)
+
+
+def test_the_box_is_respected_exactly_and_reached(generator):
+    x = 5 * faces(6)  # out of the generator's reach
+    inside = invert(generator, x, seed=0, rows=range(6), steps=30, radius=0.75)
+    assert inside.z.abs().max() == 0.75
+    free = invert(generator, x, seed=0, rows=range(6), steps=30)
+    assert free.z.abs().max() > 1
+    assert free.loss.mean() < inside.loss.mean()
+
+
+def test_the_recipes_are_those_documented(generator):
+    assert RECIPES == {"paper": {}, "clip": {"radius": 1.0}}
+
+
+def test_faces_the_generator_made_are_approached(generator):
+    z = torch.from_numpy(uniform_latents(1, range(8), Z, stream="target")).double()
+    with torch.no_grad():
+        x = generator(z)
+    spread = (x - x.roll(1, 0)).abs().mean()
+    found = invert(generator, x, seed=0, rows=range(8), steps=300, radius=1.0)
+    assert found.loss.median() < 0.03 * spread
+    with torch.no_grad():
+        again = reconstruction_error(x, generator(found.z.double()))
+    torch.testing.assert_close(again.float(), found.loss, rtol=1e-4, atol=1e-6)
+
+
+def test_a_face_that_is_not_finite_loses_and_leaves_its_neighbours_alone(generator):
+    x = faces(4)
+    whole = invert(generator, x, seed=0, rows=range(4), steps=10)
+    x[1, 0, 2, 3], x[2, 1, 0, 0] = torch.nan, torch.inf
+    found = invert(generator, x, seed=0, rows=range(4), steps=10)
+    assert found.loss[[1, 2]].tolist() == [torch.inf, torch.inf]
+    assert torch.isfinite(found.z).all()
+    for name in ("z", "loss", "steps"):
+        same = getattr(found, name)[[0, 3]], getattr(whole, name)[[0, 3]]
+        torch.testing.assert_close(*same, rtol=0, atol=0)
+
+
+def test_the_generator_is_left_as_it_was(generator):
+    generator.train()
+    before = {name: tensor.clone() for name, tensor in generator.state_dict().items()}
+    result = invert(generator.float(), faces(2), seed=0, rows=[0, 1], steps=3)
+    assert generator.training
+    for name, parameter in generator.named_parameters():
+        assert parameter.requires_grad
+        assert parameter.grad is None
+        assert torch.equal(parameter, before[name].float())
+    assert (result.z.dtype, result.loss.dtype) == (torch.float32, torch.float32)
+    assert result.steps.dtype == torch.int32
+    assert not result.z.requires_grad
+
+
+def test_no_device_sync_in_the_loop(generator, monkeypatch):
+    def sync(*_):
+        raise AssertionError("a device sync inside the loop")
+
+    x = faces(2)
+    for name in ("item", "tolist", "numpy", "__float__", "__bool__", "__int__"):
+        monkeypatch.setattr(torch.Tensor, name, sync)
+    invert(generator, x, seed=0, rows=[0, 1], steps=3)
+
+
+def test_faces_of_another_resolution_are_refused(generator):
+    message = "faces are 16x16 pixels, the generator makes 8x8"
+    with pytest.raises(CheckpointError, match=message):
+        invert(generator, torch.zeros(2, 3, 16, 16), seed=0, rows=[0, 1])
+
+
+@pytest.mark.parametrize(
+    ("x", "rows", "message"),
+    [
+        (torch.zeros(2, 3, 8, 8, dtype=torch.uint8), [0, 1], "faces must be floats .* torch.uint8"),
+        (torch.zeros(2, 8, 8, 3), [0, 1], r"found torch.float32 \[2, 8, 8, 3\]"),
+        (torch.zeros(2, 3, 8, 8), [0], "2 faces need as many rows, found 1"),
+    ],
+)
+def test_faces_in_another_form_are_refused(generator, x, rows, message):
+    with pytest.raises(ValueError, match=message):
+        invert(generator, x, seed=0, rows=rows)
