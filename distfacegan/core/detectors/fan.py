@@ -1,0 +1,153 @@
+"""The `face-alignment` library's 2D FAN (Bulat and Tzimiropoulos, ICCV 2017) on known crops.
+
+The library loops over images and looks for a face in each; here the network is batched over
+images, the box is the crop itself and the heatmaps are decoded on the device. Framing, cropping
+and flipping are the library's own functions, so that its weights see what they were trained on.
+
+B batch, R side of a face, S side of a heatmap (64).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...errors import CheckpointError
+from ..landmarks import IBUG_49, points_49
+
+WEIGHTS_NAME = "2DFAN4-11f355bf06.pth.tar"
+NETWORK_INPUT_PX = 256  # the side of the picture that the network sees
+
+
+class FaceAlignmentDetector:
+    """Holds one FAN on one device. Scores are the peaks of the heatmaps, about 0 to 1."""
+
+    # A heatmap is trained to peak at 1. Chosen on that ground alone, not measured.
+    min_score = 0.2
+
+    def __init__(
+        self, weights: str | Path | None = None, *, device: str = "cpu", batch_size: int = 16
+    ) -> None:
+        """Load the weights from a file or from torch hub's cache; nothing is downloaded.
+
+        Raises CheckpointError where they are missing, damaged or of another network.
+        """
+        self.device = torch.device(device)
+        self.batch_size = batch_size
+        self.network = _load_network(Path(weights) if weights else default_weights())
+        self.network.to(self.device).eval()
+
+    @torch.inference_mode()
+    def detect(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return points f32 [B, 49, 2] in units of the face and scores f32 [B, 49]."""
+        frame = Frame.of_face(faces.shape[1])
+        points, score = [torch.empty(0, 68, 2)], [torch.empty(0, 68)]
+        for start in range(0, len(faces), self.batch_size):
+            pictures = np.stack(
+                [frame.cut(face) for face in faces[start : start + self.batch_size]]
+            )
+            peaks, values = decode_heatmaps(self._heatmaps(torch.from_numpy(pictures)))
+            points.append(frame.to_face_units(peaks.cpu()))
+            score.append(values.cpu())
+        return points_49(torch.cat(points)).numpy(), torch.cat(score)[:, IBUG_49].numpy()
+
+    def _heatmaps(self, pictures: Tensor) -> Tensor:
+        """Return heatmaps f32 [B, 68, S, S] of u8 [B, 256, 256, 3]: the mean with their mirrors'."""
+        from face_alignment.utils import flip
+
+        x = pictures.to(self.device).permute(0, 3, 1, 2).float() / 255
+        return (self.network(x)[-1] + flip(self.network(flip(x))[-1], is_label=True)) / 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """The rectangle round a face that the network sees, as the library chooses it."""
+
+    resolution: int  # R
+    centre: np.ndarray  # f64 [2], pixels
+    scale: float  # the library's: the side of the rectangle in units of 200 pixels
+    corner: Tensor  # i32 [2], the pixels where the rectangle begins
+    extent: Tensor  # i32 [2], its width and height in whole pixels
+
+    @classmethod
+    def of_face(cls, resolution: int) -> Frame:
+        """Frame a face whose box, for the library, is all of its R x R pixels."""
+        from face_alignment.utils import CENTER_Y_OFFSET, REFERENCE_SCALE, transform
+
+        centre = np.array([0.5, 0.5 - CENTER_Y_OFFSET]) * resolution
+        scale = (resolution + resolution) / REFERENCE_SCALE
+        size = NETWORK_INPUT_PX
+        corner = transform([1, 1], centre, scale, size, invert=True)
+        end = transform([size, size], centre, scale, size, invert=True)
+        return cls(resolution, centre, scale, corner, end - corner)
+
+    def cut(self, face: np.ndarray) -> np.ndarray:
+        """Return what the network sees of a face u8 [R, R, 3]: u8 [256, 256, 3], black outside."""
+        from face_alignment.utils import crop
+
+        return crop(face, self.centre, self.scale)
+
+    def to_face_units(self, peaks: Tensor) -> Tensor:
+        """Map points from units of the rectangle, [0, 1], to units of the face.
+
+        These are the very pixels that the network saw. The library itself forgets that it rounded
+        the rectangle, and cuts the points to whole pixels: `transform_np` in 1.5.0.
+        """
+        return (self.corner + peaks * self.extent) / self.resolution
+
+
+def decode_heatmaps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where heatmaps [B, P, S, S] peak, [B, P, 2] in (0, 1), and how high, [B, P].
+
+    A peak is the centre of the highest pixel, moved by a quarter of a pixel along each axis
+    towards the higher neighbour; pixels on the border stay where they are.
+    """
+    size = heatmaps.shape[-1]
+    flat = heatmaps.flatten(2)
+    value, index = flat.max(-1)
+    x, y = index % size, index // size
+
+    def neighbour(dx: int, dy: int) -> Tensor:
+        place = (y + dy).clamp(0, size - 1) * size + (x + dx).clamp(0, size - 1)
+        return flat.gather(-1, place[..., None])[..., 0]
+
+    slope = torch.stack(
+        [neighbour(1, 0) - neighbour(-1, 0), neighbour(0, 1) - neighbour(0, -1)], dim=-1
+    )
+    inside = (x > 0) & (x < size - 1) & (y > 0) & (y < size - 1)
+    peak = torch.stack([x, y], dim=-1) + 0.5 + 0.25 * slope.sign() * inside[..., None]
+    return peak / size, value
+
+
+def default_weights() -> Path:
+    """Return the path where the face-alignment library itself keeps the weights."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS_NAME
+
+
+def _load_network(path: Path) -> torch.nn.Module:
+    # Imported here: the library takes seconds to import, and most workers never need it.
+    from face_alignment.api import models_urls
+    from face_alignment.models import FAN
+
+    if not path.is_file():
+        raise CheckpointError(
+            f"no weights of the face_alignment detector at {path}\n"
+            f"  Download {models_urls['2DFAN-4']} (95 MB) and save it there, "
+            "or name the file: landmarks: {detector: face_alignment, model: FILE}.\n"
+            "  Without it: {detector: onnx, model: FILE} runs a 68-point ONNX network, "
+            "{detector: annotations} carries the source's own points."
+        )
+    network = FAN(4)
+    try:
+        network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        raise CheckpointError(
+            f"{path} does not hold the weights of 2DFAN-4: {str(error).splitlines()[0]}\n"
+            f"  Download {models_urls['2DFAN-4']} again."
+        ) from error
+    return network
