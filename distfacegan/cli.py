@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distfacegan import __version__
-from distfacegan.errors import DistfaceganError
-from distfacegan.spec import STAGES
+from distfacegan.errors import DistfaceganError, RunDirectoryError
+from distfacegan.store.run_directory import STAGES, RunDirectory
 
 _DESCRIPTION = """\
 Labelled synthetic faces from photos: crop, find landmarks, train BEGAN, invert every photo, train a
@@ -86,9 +86,9 @@ def _add_spec(parser: argparse.ArgumentParser, several: bool = False) -> None:
     parser.add_argument(
         "specs" if several else "spec",
         type=Path,
+        nargs="+" if several else None,
         metavar="SPEC",
         help="the job spec, a YAML file",
-        **({"nargs": "+"} if several else {}),
     )
     parser.add_argument(
         "--set",
@@ -148,10 +148,7 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _existing(path: Path):
-    from distfacegan.errors import RunDirectoryError
-    from distfacegan.store.run_directory import RunDirectory
-
+def _existing(path: Path) -> RunDirectory:
     run = RunDirectory(path.absolute())
     if not run.job.exists():
         raise RunDirectoryError(f"{path} is not a run directory: it has no job.yaml")

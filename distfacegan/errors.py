@@ -1,4 +1,4 @@
-"""The project's errors: each is a DistfaceganError and the built-in that fits; all can be pickled."""
+"""The project's errors: each a DistfaceganError and the built-in that fits; all can be pickled."""
 
 
 class DistfaceganError(Exception):

@@ -21,6 +21,8 @@ from pydantic import (
     model_validator,
 )
 
+from distfacegan.store.run_directory import STAGES
+
 
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     """Take relative paths from the folder of the spec, so that a job means the same anywhere."""
@@ -267,9 +269,6 @@ class JobSpec(Section):
     def stages(self) -> list[str]:
         """The sections present, in the order in which they run."""
         return [name for name in STAGES if getattr(self, name) is not None]
-
-
-STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
 
 
 def json_schema() -> dict[str, Any]:

@@ -64,6 +64,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
+    run.note("began", steps=section.steps)
     first = last_step(run)
     with Progress("began", section.steps, "steps", initial=first) as progress:
         watch = _Watch(run, progress, first)

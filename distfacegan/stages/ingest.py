@@ -37,17 +37,13 @@ class IngestWorker:
     def run(self, shard: Shard) -> ShardStats:
         """Read and crop the photos of one shard and commit the faces to the store."""
         started = time.time()
-        side = self._resolution
-        image = np.zeros((len(shard), side, side, 3), np.uint8)
-        box = np.full((len(shard), 4), np.nan, np.float32)
-        status = np.zeros(len(shard), np.uint8)
+        arrays = latents.blank(self._photos, len(shard))
+        arrays["key"][:] = self._source.keys[shard.start : shard.stop]
         for i, row in enumerate(shard.rows):
-            status[i], found = self._find_face(int(row))
+            arrays["status"][i], found = self._find_face(int(row))
             if found is not None:
-                photo, box[i] = found
-                image[i] = faces.crop_face(photo, box[i], side)
-        key = np.array(self._source.keys[shard.start : shard.stop], dtype=object)
-        arrays = {"image": image, "box": box, "key": key, "status": status}
+                photo, arrays["box"][i] = found
+                arrays["image"][i] = faces.crop_face(photo, found[1], self._resolution)
         return latents.commit(self._photos, self._markers, shard, arrays, started)
 
     def _find_face(self, row: int) -> tuple[Status, tuple[np.ndarray, np.ndarray] | None]:

@@ -53,12 +53,8 @@ class InvertWorker:
     def run(self, shard: Shard) -> ShardStats:
         """Invert the faces of one shard and commit their latents to the store."""
         started = time.time()
-        arrays = {
-            "z": np.full((len(shard), self._generator.latent_dim), np.nan, np.float32),
-            "loss": np.full(len(shard), np.nan, np.float32),
-            "steps": np.zeros(len(shard), np.int32),
-            "status": np.full(len(shard), Status.NOTHING_UPSTREAM, np.uint8),
-        }
+        arrays = latents.blank(self._latents, len(shard))
+        arrays["status"][:] = Status.NOTHING_UPSTREAM
         status = latents.read(self._photos, "status", shard)
         image = latents.read(self._photos, "image", shard)
         with_face = np.flatnonzero(status == Status.OK)
@@ -76,9 +72,9 @@ def settings(spec: JobSpec) -> dict[str, Any]:
     """Return what decides the latents: compared when a run is resumed."""
     section = spec.invert
     assert section is not None
-    decided = section.model_dump(exclude={"workers", "generator", "photos"})
+    decided = section.model_dump(exclude={"workers", "batch", "generator", "photos"})
     if section.generator is not None:
-        resolution = spec.ingest and spec.ingest.resolution
+        resolution = spec.ingest.resolution if spec.ingest else None
         weights.load_generator(section.generator, resolution)  # a misfit is said here
     return {"seed": spec.seed, **decided}
 
@@ -101,12 +97,12 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     photos_run = _photos_run(spec, run)
     photos = latents.open_group(photos_run.latents, "photos")
     path = weights.generator_path(run, section.generator)
-    generator = weights.load_generator(path, int(photos["image"].shape[1]))
+    generator = weights.load_generator(path, latents.lengths(photos)["R"])
     latents.create_group(
         run.latents,
         "latents",
         num_rows=latents.num_rows(photos),
-        shard_rows=int(photos.attrs["shard_rows"]),
+        shard_rows=latents.shard_rows(photos),
         Z=generator.latent_dim,
     )
     num_workers, resources = cluster.gpu_workers(section.workers)

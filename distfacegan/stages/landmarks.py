@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,7 @@ class LandmarkWorker:
         store: Path,
         markers: Path,
         *,
-        detector: str,
+        detector: Literal["face_alignment", "onnx", "annotations"],
         model: Path | None = None,
         min_score: float | None = None,
         source: Source | None = None,
@@ -48,15 +48,15 @@ class LandmarkWorker:
     def run(self, shard: Shard) -> ShardStats:
         """Find the landmarks of one shard and commit them to the store."""
         started = time.time()
-        arrays = {
-            "points": np.full((len(shard), 49, 2), np.nan, np.float32),
-            "score": np.full((len(shard), 49), np.nan, np.float32),
-            "deviation": np.full(len(shard), np.nan, np.float32),
-            "status": np.full(len(shard), Status.NOTHING_UPSTREAM, np.uint8),
-        }
+        arrays = latents.blank(self._landmarks, len(shard))
+        arrays["status"][:] = Status.NOTHING_UPSTREAM
         upstream = latents.read(self._photos, "status", shard)
         with_face = np.flatnonzero(upstream == Status.OK)
-        own = {i: points for i in with_face if (points := self._own_points(shard, i)) is not None}
+        own = {
+            i: points
+            for i in with_face.tolist()
+            if (points := self._own_points(shard, i)) is not None
+        }
         if self._detector is None:
             with_face = np.array(list(own), int)
             points = np.array(list(own.values()), np.float32).reshape(-1, 49, 2)
@@ -64,7 +64,7 @@ class LandmarkWorker:
         else:
             image = latents.read(self._photos, "image", shard)[with_face]
             points, score = self._detector.detect(image)
-            for i, detected in zip(with_face, points, strict=True):
+            for i, detected in zip(with_face.tolist(), points, strict=True):
                 if i in own:
                     arrays["deviation"][i] = deviation(detected, own[i])
         good = trusted(points, score, self._min_score)
@@ -123,7 +123,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         run.latents,
         "landmarks",
         num_rows=latents.num_rows(photos),
-        shard_rows=int(photos.attrs["shard_rows"]),
+        shard_rows=latents.shard_rows(photos),
     )
     source = None
     if spec.ingest is not None:
@@ -153,10 +153,11 @@ def _check_annotations(spec: JobSpec) -> None:
     if spec.ingest is None:
         raise SpecError("landmarks.detector annotations needs the section ingest: its source")
     source = ingest.open_source_of(spec.ingest.source, spec.seed)
-    first = next((p for p in map(source.annotation, range(len(source.keys))) if p is not None), [])
-    if len(first) != 49:
+    annotations = map(source.annotation, range(len(source.keys)))
+    num_points = next((len(points) for points in annotations if points is not None), 0)
+    if num_points != 49:
         raise SourceError(
             f"landmarks.detector annotations: the source {spec.ingest.source.kind} has "
-            f"{len(first) or 'no'} points of a face, 49 are needed; "
+            f"{num_points or 'no'} points of a face, 49 are needed; "
             "use the detector face_alignment or onnx"
         )

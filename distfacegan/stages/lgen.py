@@ -12,6 +12,7 @@ import torch
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
+from torch import Tensor
 
 from distfacegan.core import lgen
 from distfacegan.errors import RunDirectoryError
@@ -33,7 +34,7 @@ class Rows:
     """The rows to learn from, and who may see them: training, validation, test."""
 
     def __init__(self, z: np.ndarray, points: np.ndarray, section: LGen, seed: int) -> None:
-        self.z, self.points = torch.from_numpy(z), torch.from_numpy(points)
+        self.z, self.points = z, points
         rest, self.test = lgen.split(len(z), section.test_share, seed)
         share = section.validation_share / (1 - section.test_share)
         chosen, held_out = lgen.split(len(rest), share, seed + 1)
@@ -41,7 +42,11 @@ class Rows:
 
     def error(self, network: lgen.LandmarkGenerator, rows: np.ndarray) -> float:
         """Return the mean NME of a network over rows."""
-        return lgen.evaluate(network, self.z[rows], self.points[rows])["nme"]
+        return lgen.evaluate(network, *self.tensors(rows))["nme"]
+
+    def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return copies of z and points at `rows`: what Ray shares cannot be written to."""
+        return torch.from_numpy(self.z[rows]), torch.from_numpy(self.points[rows])
 
 
 def load_rows(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
@@ -78,7 +83,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     rows = ray.put(Rows(*load_rows(run), section, spec.seed))
     trials = _choose(run, section, spec.seed, rows)
     best = {name: trials[0][name] for name in VARIED}
-    fit = ray.remote(_fit).options(num_cpus=1, num_gpus=_gpu_share())
+    fit: Any = ray.remote(_fit)  # type: ignore[arg-type]
+    fit = fit.options(num_cpus=1, num_gpus=_gpu_share())
     chosen, final = ray.get(
         [
             fit.remote(best, section.epochs, spec.seed, rows, on=on, device=cluster.device())
@@ -87,7 +93,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     )
     data = ray.get(rows)
     evaluation = _evaluate(data, chosen, trials)
-    for name, network in (("held_out", chosen), (weights.LGEN, final)):
+    for name, network in (("held_out", chosen), ("final", final)):
         meta = {"stage": "lgen", "seed": spec.seed, "variant": best, "evaluation": evaluation}
         networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
     files.write_json(run.lgen / "trials.json", trials)
@@ -130,7 +136,7 @@ def _choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) ->
             ),
             run_config=tune.RunConfig(name="search", storage_path=str(folder), verbose=0),
         )
-    results = tuner.fit()
+    results = list(tuner.fit())  # type: ignore[call-overload]
     trials = [
         {
             **result.config,
@@ -143,7 +149,7 @@ def _choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) ->
         if result.error is None and result.config and result.metrics and "nme" in result.metrics
     ]
     if not trials:
-        raise RuntimeError(f"every trial of L-Gen failed: {results.errors[0]}")
+        raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
     return sorted(trials, key=lambda trial: trial["nme"])
 
 
@@ -179,9 +185,10 @@ def _train(
     torch.set_num_threads(1)
     variant = dict(variant)
     batch = variant.pop("batch")
+    z, points = rows.tensors(which)
     return lgen.train(
-        rows.z[which],
-        rows.points[which],
+        z,
+        points,
         batch_size=batch,
         epochs=epochs,
         seed=seed,
@@ -193,11 +200,12 @@ def _train(
 
 def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Variant]) -> dict[str, Any]:
     """Return errors on the test rows, which neither training nor the choice has seen."""
-    mean_shape = lgen.mean_shape(rows.points[rows.train])
+    _, test_points = rows.tensors(rows.test)
+    mean_shape = lgen.mean_shape(rows.tensors(rows.train)[1]).expand_as(test_points)
     table_one = [trial["nme"] for trial in trials if trial["table_one"]]
     return {
         "nme": rows.error(chosen, rows.test),
-        "nme_mean_shape": lgen.score(mean_shape, rows.points[rows.test])["nme"],
+        "nme_mean_shape": lgen.score(mean_shape, test_points)["nme"],
         "nme_validation": trials[0]["nme"],
         "nme_validation_table_one": table_one[0] if table_one else None,
         "rows_train": len(rows.train),

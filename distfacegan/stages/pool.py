@@ -37,7 +37,6 @@ class WorkerError(DistfaceganError, RuntimeError):
     """The workers of a stage cannot work at all."""
 
 
-@ray.remote(max_restarts=0)
 class _Host:
     """The actor round a plain worker class, which knows nothing of Ray."""
 
@@ -101,7 +100,7 @@ class _Pool:
     ) -> None:
         self._worker = worker
         self._arguments = arguments
-        self._options = {**resources, "scheduling_strategy": "SPREAD"}
+        self._options = {**resources, "scheduling_strategy": "SPREAD", "max_restarts": 0}
         self._failed_starts = 0
         self._calls: dict[ray.ObjectRef, tuple[ActorHandle, Shard | None]] = {}
         self.idle: list[ActorHandle] = []
@@ -113,7 +112,7 @@ class _Pool:
 
     def add(self) -> None:
         """Start an actor; it becomes idle when its worker is constructed."""
-        actor = _Host.options(**self._options).remote()
+        actor: Any = ray.remote(_Host).options(**self._options).remote()
         self._calls[actor.prepare.remote(self._worker, self._arguments)] = (actor, None)
 
     def start(self, shard: Shard) -> None:

@@ -35,6 +35,7 @@ def run_stage(
     """
     started = time.time()
     markers = run.markers(stage)
+    run.note(stage, rows=sum(map(len, plan)), shards=len(plan))
     done = shards.done(markers)
     ready = [s for s in plan if all(s.index in indices for indices in upstream)]
     todo = [s for s in ready if s.index not in done]
@@ -42,7 +43,7 @@ def run_stage(
     with Progress(stage, sum(map(len, plan)), unit, initial=rows_done) as progress:
 
         def advance(stats: ShardStats) -> None:
-            progress.advance(stats.stop - stats.start, _short(stats))
+            progress.advance(stats.stop - stats.start, shards.in_words(stats.statuses))
 
         num_workers, resources = workers
         set_aside = run_shards(
@@ -58,8 +59,5 @@ def run_stage(
     left = len(plan) - len(shards.done(markers))
     names = {str(failure.shard.index): failure.reason for failure in set_aside}
     run.end(stage, finished=left == 0, started=started, shards=len(todo), set_aside=names)
-    return Outcome(f"{shards.totals(shards.read_markers(markers))['statuses']}", left, list(names))
-
-
-def _short(stats: ShardStats) -> str:
-    return ", ".join(f"{count} {label}" for label, count in stats.statuses.items())
+    statuses = shards.totals(shards.read_markers(markers))["statuses"]
+    return Outcome(shards.in_words(statuses), left, list(names))

@@ -57,7 +57,7 @@ def lgen_path(run: RunDirectory, given: Path | None) -> Path:
             f"{run.root} has no finished landmark generator: run the stage lgen first, "
             "or name one with `lgen: FOLDER`"
         )
-    return given or run.lgen / LGEN
+    return given or run.lgen / "final"
 
 
 def load_lgen(path: Path, latent_dim: int) -> LandmarkGenerator:

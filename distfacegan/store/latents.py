@@ -91,14 +91,31 @@ def open_group(store: Path, name: str) -> zarr.Group:
         ) from None
 
 
+def blank(group: zarr.Group, rows: int) -> dict[str, np.ndarray]:
+    """Return the arrays of a group for `rows` rows, each holding its fill: to be worked on."""
+    return {
+        name: np.full(
+            (rows, *_array(group, name).shape[1:]),
+            schema.fill,
+            dtype=object if schema.dtype == "str" else schema.dtype,
+        )
+        for name, schema in GROUPS[group.basename].items()
+    }
+
+
 def num_rows(group: zarr.Group) -> int:
     """Return N, the rows of a group."""
     return int(_array(group, "status").shape[0])
 
 
+def shard_rows(group: zarr.Group) -> int:
+    """Return the rows of a shard of a group."""
+    return int(str(group.attrs["shard_rows"]))
+
+
 def plan(group: zarr.Group) -> list[Shard]:
     """Return the shards of a group."""
-    return shards.split(num_rows(group), int(group.attrs["shard_rows"]))
+    return shards.split(num_rows(group), shard_rows(group))
 
 
 def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np.ndarray:
@@ -135,7 +152,7 @@ def rows_digest(values: np.ndarray) -> str:
     """Return the digest of rows as a marker holds it: of their bytes, texts NUL-terminated."""
     if values.dtype.kind in "OT":
         return files.digest("".join(f"{text}\0" for text in values).encode())
-    return files.digest(memoryview(np.ascontiguousarray(values)).cast("B"))
+    return files.digest(np.ascontiguousarray(values).data.cast("B"))
 
 
 def discard(group: zarr.Group, shard: Shard) -> None:
@@ -145,6 +162,16 @@ def discard(group: zarr.Group, shard: Shard) -> None:
         array = _array(group, name)
         key = array.metadata.encode_chunk_key((shard.index,) + (0,) * (array.ndim - 1))
         (store / name / key).unlink(missing_ok=True)
+
+
+def lengths(group: zarr.Group) -> dict[str, int]:
+    """Return the lengths a group was created with, as `create_group` takes them."""
+    found = {"num_rows": num_rows(group), "shard_rows": shard_rows(group)}
+    for name, schema in GROUPS[group.basename].items():
+        for axis, length in enumerate(schema.shape, start=1):
+            if isinstance(length, str) and name in group:
+                found[length] = int(_array(group, name).shape[axis])
+    return found
 
 
 def schema_differences(

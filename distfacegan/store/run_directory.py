@@ -26,6 +26,8 @@ import filelock
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files
 
+STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
+
 
 @dataclasses.dataclass(frozen=True)
 class RunDirectory:
@@ -120,6 +122,12 @@ class RunDirectory:
             record = {"settings": _plain(settings), "inputs": _plain(inputs)}
             files.write_json(self.record_path(stage), record | {"runs": [], "finished": False})
 
+    def note(self, stage: str, **facts: Any) -> None:
+        """Add facts to a stage's record, such as how much there is to do."""
+        record = self.record(stage)
+        if record is not None:
+            files.write_json(self.record_path(stage), record | facts)
+
     def end(self, stage: str, *, finished: bool, started: float, **figures: Any) -> None:
         """Add one run to a stage's record: its seconds and what else is worth keeping."""
         record = self.record(stage)
@@ -127,12 +135,6 @@ class RunDirectory:
         run = {"started": started, "seconds": round(time.time() - started, 3), **figures}
         record["runs"].append(run)
         files.write_json(self.record_path(stage), record | {"finished": finished})
-
-    def reopen(self, stage: str) -> None:
-        """Say that a finished stage has something left to do again."""
-        record = self.record(stage)
-        if record is not None:
-            files.write_json(self.record_path(stage), record | {"finished": False})
 
     def clear(self, stage: str) -> None:
         """Delete what a stage wrote, its record last."""
@@ -151,6 +153,20 @@ class RunDirectory:
             "report": [self.report],
         }[stage]
 
+    @property
+    def _holder_path(self) -> Path:
+        return self.root / ".holder.json"
+
+    def holder(self) -> dict[str, Any] | None:
+        """Return who holds the run directory (job, process, host, since); None if nobody does."""
+        lock = filelock.FileLock(self.root / ".lock", timeout=0)
+        try:
+            with lock:
+                return None
+        except filelock.Timeout:
+            path = self._holder_path
+            return files.read_json(path) if path.exists() else {"job": "unknown"}
+
     @contextlib.contextmanager
     def lock(self, job: str) -> Iterator[None]:
         """Hold the run directory for one job; a second one is refused by the name of the first.
@@ -158,12 +174,12 @@ class RunDirectory:
         The lock is the operating system's: it ends with the process, however that dies.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        holder = self.root / ".holder.json"
+        holder = self._holder_path
         lock = filelock.FileLock(self.root / ".lock", timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
-            by = files.read_json(holder) if holder.exists() else {}
+            by = self.holder() or {}
             raise RunDirectoryError(
                 f"{self.root} is in use by job {by.get('job', '?')!r} "
                 f"(process {by.get('process', '?')} on {by.get('host', '?')}, "

@@ -83,6 +83,11 @@ def count_statuses(status: np.ndarray) -> dict[str, int]:
     return {Status(int(v)).label: int(n) for v, n in zip(values, counts, strict=True)}
 
 
+def in_words(statuses: Mapping[str, int]) -> str:
+    """Return counts of statuses as a text: `480 ok, 20 no face`."""
+    return ", ".join(f"{count} {label}" for label, count in statuses.items()) or "no rows"
+
+
 def marker_path(folder: Path, shard: int) -> Path:
     """Return where the marker of a shard stands in its stage's folder."""
     return folder / f"{shard:05d}.json"

@@ -1,0 +1,171 @@
+"""What a job would do and need, before anything runs. Figures marked ~ are estimates."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+from distfacegan.core.networks import Discriminator, Generator
+from distfacegan.errors import SourceError
+from distfacegan.sources import open_source
+from distfacegan.spec import Began, CelebASource, JobSpec, ProceduralSource
+from distfacegan.store.run_directory import RunDirectory
+
+CELEBA_PHOTOS = 202_599
+# What one GPU does, for the estimate of GPU hours: a third of the 790 TFLOP/s that an H200's bf16
+# matrix product was measured at for the long batches of the inversion, a tenth for training.
+INVERSION_FLOPS = 2.6e14
+TRAINING_FLOPS = 0.8e14
+JPEG_BITS_PER_PIXEL = 3.0  # of a face at quality 95
+Lines = list[str]
+
+
+def describe(spec: JobSpec, path: Path) -> str:
+    """Return the plan of a job as a text. Reads only the listing of the photos, if they are here.
+
+    Raises DistfaceganError where the spec cannot work.
+    """
+    rows, source = _photos(spec)
+    lines = [f"{path}: job {spec.name}, run directory {spec.run}"]
+    run = RunDirectory(spec.run)
+    for stage in spec.stages:
+        state = " (done)" if run.finished(stage) else ""
+        work = _WORK[stage](spec, rows) if stage in _WORK else "a page and its numbers"
+        lines.append(f"  {stage:<10} {work}{state}")
+    lines.append(f"  photos     {source}")
+    hours = _gpu_hours(spec, rows)
+    if hours:
+        lines.append(
+            f"  GPUs       ~{hours:.2g} GPU hours of an H200 in all (estimated from the number of "
+            "operations, not measured)"
+        )
+    return "\n".join(lines)
+
+
+def generator_flops(section: Began) -> float:
+    """Return the floating-point operations of one forward pass of G for one face."""
+    return _conv_flops(Generator(**_shape(section)), section)
+
+
+def _photos(spec: JobSpec) -> tuple[int | None, str]:
+    """Return how many photos there are, and a line about the source."""
+    if spec.ingest is None:
+        return None, "those of the run directory"
+    source = spec.ingest.source
+    if isinstance(source, ProceduralSource):
+        return source.count, f"{source.count:,} procedural faces, drawn as they are read"
+    try:
+        count = len(open_source(**source.model_dump(), seed=spec.seed).keys)
+    except SourceError as error:
+        if source.path.exists():
+            raise
+        known = CELEBA_PHOTOS if isinstance(source, CelebASource) else None
+        guess = f"; CelebA's {known:,} are assumed" if known else ""
+        return known, f"warning: not found from here, `run` would stop: {error}{guess}"
+    return count, f"{count:,} at {source.path}"
+
+
+def _ingest(spec: JobSpec, rows: int | None) -> str:
+    assert spec.ingest is not None
+    side = spec.ingest.resolution
+    return _rows(rows, spec.ingest.shard_rows, side * side * 3) + f" at {side}x{side}"
+
+
+def _landmarks(spec: JobSpec, rows: int | None) -> str:
+    assert spec.landmarks is not None
+    return _rows(rows, _shard_rows(spec), 49 * 12) + f", detector {spec.landmarks.detector}"
+
+
+def _began(spec: JobSpec, rows: int | None) -> str:
+    section = spec.began
+    assert section is not None
+    shape = _shape(section)
+    numbers = sum(
+        p.numel() for net in (Generator(**shape), Discriminator(**shape)) for p in net.parameters()
+    )
+    faces = (
+        "" if rows is None else f", {_bytes(rows * section.resolution**2 * 3)} of faces a worker"
+    )
+    return (
+        f"{section.steps:,} steps of {section.batch} faces at {section.resolution}x"
+        f"{section.resolution} on {section.workers} workers; {numbers / 1e6:.2f} M weights{faces}"
+    )
+
+
+def _invert(spec: JobSpec, rows: int | None) -> str:
+    section = spec.invert
+    assert section is not None
+    dim = spec.began.latent_dim if spec.began else 64
+    return f"{_rows(rows, _shard_rows(spec), dim * 4)}, {section.recipe}, {section.steps} steps"
+
+
+def _lgen(spec: JobSpec, rows: int | None) -> str:
+    assert spec.lgen is not None
+    return f"{spec.lgen.trials} trials of {spec.lgen.epochs} epochs, then two trainings of the best"
+
+
+def _synthesize(spec: JobSpec, rows: int | None) -> str:
+    section = spec.synthesize
+    assert section is not None
+    side = spec.began.resolution if spec.began else 128
+    return _rows(section.count, section.shard_rows, side * side * JPEG_BITS_PER_PIXEL / 8 + 2000)
+
+
+_WORK = {
+    "ingest": _ingest,
+    "landmarks": _landmarks,
+    "began": _began,
+    "invert": _invert,
+    "lgen": _lgen,
+    "synthesize": _synthesize,
+}
+
+
+def _gpu_hours(spec: JobSpec, rows: int | None) -> float:
+    section = spec.began
+    if section is None:
+        return 0.0
+    g = generator_flops(section)
+    # A training step is G, and D over real and generated faces, forward and twice that back.
+    d = _conv_flops(Discriminator(**_shape(section)), section)
+    seconds = section.steps * section.batch * 3 * (g + 2 * d) / TRAINING_FLOPS
+    if spec.invert is not None and rows:
+        seconds += rows * spec.invert.steps * 2 * g / INVERSION_FLOPS
+    return seconds / 3600
+
+
+def _conv_flops(network: Generator | Discriminator, section: Began) -> float:
+    """Count multiplications and additions of the convolutions, by the size of their output."""
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
+
+    counter = FlopCounterMode(display=False)
+    shape = (1, 3, section.resolution, section.resolution)
+    example = torch.zeros(1, section.latent_dim) if isinstance(network, Generator) else None
+    with counter, torch.no_grad():
+        network(torch.zeros(shape) if example is None else example)
+    return float(counter.get_total_flops())
+
+
+def _shape(section: Began) -> dict[str, int]:
+    names = ("resolution", "latent_dim", "width", "levels")
+    return {name: getattr(section, name) for name in names}
+
+
+def _shard_rows(spec: JobSpec) -> int:
+    return spec.ingest.shard_rows if spec.ingest else 512
+
+
+def _rows(rows: int | None, shard_rows: int, row_bytes: float) -> str:
+    if rows is None:
+        return "the rows of the store"
+    count = math.ceil(rows / shard_rows)
+    return f"{rows:,} rows in {count:,} shards of {shard_rows}, at most {_bytes(rows * row_bytes)}"
+
+
+def _bytes(number: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"

@@ -1,0 +1,151 @@
+"""Checks everything that a run stored against what its markers and metadata say of it.
+
+What is damaged loses its marker, so that the next run makes it again; nothing else is touched.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import zarr
+
+from distfacegan.errors import DistfaceganError
+from distfacegan.store import dataset, files, latents, networks, shards
+from distfacegan.store.run_directory import STAGES, RunDirectory
+from distfacegan.store.shards import Shard, ShardStats
+
+GROUP_OF = {"ingest": "photos", "landmarks": "landmarks", "invert": "latents"}
+
+
+def verify(run: RunDirectory) -> list[str]:
+    """Check a run and return one line for everything that is wrong with it.
+
+    Raises RunDirectoryError while a job is at the run.
+    """
+    with run.lock("verify"):
+        findings = []
+        for stage in STAGES:
+            if run.record_path(stage).exists():
+                of_stage = list(_verify_stage(run, stage))
+                if of_stage and run.record_path(stage).exists():
+                    run.note(stage, finished=False)
+                findings += [f"{stage}: {finding}" for finding in of_stage]
+        return findings
+
+
+def _verify_stage(run: RunDirectory, stage: str) -> Iterator[str]:
+    try:
+        record = run.record(stage)
+        assert record is not None
+    except DistfaceganError as error:
+        run.clear(stage)  # without it nobody knows what the stage was made with
+        yield f"{error}; the stage is to be done again"
+        return
+    if stage in GROUP_OF:
+        yield from _verify_group(run, stage)
+    if stage == "synthesize":
+        yield from _verify_files(run, stage, record["rows"], record["settings"]["shard_rows"])
+    if stage == "began":
+        yield from _verify_networks(sorted((run.began / "checkpoints").glob("[0-9]*")))
+        yield from _verify_networks([run.began / "generator"], expected=record["finished"])
+    if stage == "lgen":
+        folders = [run.lgen / "final", run.lgen / "held_out"]
+        yield from _verify_networks(folders, expected=record["finished"])
+    if stage == "report" and record["finished"] and not (run.report / "index.html").exists():
+        yield f"{run.report / 'index.html'} is missing"
+
+
+def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
+    name = GROUP_OF[stage]
+    try:
+        group = latents.open_group(run.latents, name)
+        plan = latents.plan(group)
+        wrong = latents.schema_differences(group, **latents.lengths(group))
+    except Exception as error:  # a damaged zarr.json can raise anything
+        wrong = [f"  cannot be opened: {error}"]
+    if wrong:
+        shutil.rmtree(run.markers(stage), ignore_errors=True)
+        shutil.rmtree(run.latents / name, ignore_errors=True)
+        yield "\n".join(
+            [f"{run.latents / name} is not what it should be; to be done again", *wrong]
+        )
+        return
+    for shard, marker in _checked_markers(run, stage, plan):
+        damage = list(_shard_damage(group, shard, marker))
+        if damage:
+            latents.discard(group, shard)
+            shards.marker_path(run.markers(stage), shard.index).unlink()
+            yield f"{shard}: {', '.join(damage)}; to be done again"
+    yield from _missing(run, stage, plan)
+
+
+def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterator[str]:
+    for array, expected in marker.digests.items():
+        name = array.partition("/")[2]
+        try:
+            rows = latents.read(group, name, shard)
+        except Exception as error:  # whatever a codec makes of damaged bytes
+            yield f"{array} cannot be read ({str(error).splitlines()[0]})"
+            continue
+        if latents.rows_digest(rows) != expected:
+            yield f"{array} is not what was written"
+        elif name == "status" and shards.count_statuses(rows) != marker.statuses:
+            yield f"{array} has other counts than the marker"
+
+
+def _verify_files(run: RunDirectory, stage: str, rows: int, shard_rows: int) -> Iterator[str]:
+    plan = shards.split(rows, shard_rows)
+    for shard, marker in _checked_markers(run, stage, plan):
+        path = dataset.shard_path(run.synthetic, shard.index)
+        if not path.exists():
+            damage = "is missing"
+        elif files.file_digest(path) != marker.digests.get(path.name):
+            damage = "is not what was written"
+        else:
+            continue
+        shards.marker_path(run.markers(stage), shard.index).unlink()
+        yield f"{shard}: {path} {damage}; to be done again"
+    yield from _missing(run, stage, plan)
+
+
+def _checked_markers(
+    run: RunDirectory, stage: str, plan: list[Shard]
+) -> Iterator[tuple[Shard, ShardStats]]:
+    """Yield the shards that have a marker, and what it says; markers that say nonsense go."""
+    for path in sorted(run.markers(stage).glob("[0-9]*.json")):
+        try:
+            marker = ShardStats(**files.read_json(path))
+            shard = plan[int(path.stem)]
+            if (marker.shard, marker.start, marker.stop) == (shard.index, shard.start, shard.stop):
+                yield shard, marker
+                continue
+        except (DistfaceganError, TypeError, IndexError):
+            pass
+        path.unlink()  # the shard is then missing, and found so
+
+
+def _missing(run: RunDirectory, stage: str, plan: list[Shard]) -> Iterator[str]:
+    """Name the shards without a marker of a stage that says it is finished."""
+    record = run.record(stage)
+    done = shards.done(run.markers(stage))
+    if record is not None and record["finished"]:
+        yield from (
+            f"{shard}: no marker; to be done again" for shard in plan if shard.index not in done
+        )
+
+
+def _verify_networks(folders: list[Path], expected: bool = False) -> Iterator[str]:
+    for folder in folders:
+        if not folder.exists():
+            if expected:
+                yield f"{folder} is missing; to be made again"
+            continue
+        try:
+            damage = networks.damaged(folder)
+        except Exception as error:  # a damaged meta.json
+            damage = [str(error)]
+        if damage:
+            shutil.rmtree(folder)
+            yield f"{', '.join(damage)}; to be made again"
