@@ -67,13 +67,13 @@ def crop_face(photo: np.ndarray, box: np.ndarray, resolution: int) -> np.ndarray
 
 
 def points_in_face(points: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Carry points [P, 2] from the photo's pixels to units of the face, f32: (p + 1/2 - x) / side."""
+    """Carry points [P, 2] from the photo's pixels to units of the face: (p + 1/2 - x) / side."""
     x, y, side = _check_box(box)
     return ((points.astype(np.float64) + 0.5 - (x, y)) / side).astype(np.float32)
 
 
 def points_in_photo(points: np.ndarray, box: np.ndarray) -> np.ndarray:
-    """Carry points [P, 2] from units of the face to the photo's pixels, f32: u side + x - 1/2."""
+    """Carry points [P, 2] from units of the face to the photo's pixels: u side + x - 1/2."""
     x, y, side = _check_box(box)
     return (points.astype(np.float64) * side + (x, y) - 0.5).astype(np.float32)
 

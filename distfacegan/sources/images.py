@@ -13,8 +13,9 @@ from PIL import ExifTags, Image, ImageOps
 from distfacegan.errors import UnreadablePhotoError
 
 # What photos come in. Not all that Pillow opens: some of it, such as EPS, runs other programs.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
-SUFFIXES = frozenset(".jpg .jpeg .jpe .jfif .mpo .png .webp .bmp .tif .tiff .gif .ppm .pgm".split())
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
+_NAMES = "jpg jpeg jfif mpo png webp bmp tif tiff gif ppm pgm"
+SUFFIXES = frozenset("." + name for name in _NAMES.split())
 MAX_PIXELS = 89_000_000  # 267 MB of RGB; Pillow itself begins to warn of bombs at 89.5 million
 DRAFT_SIDE = 2048  # a JPEG is decoded smaller while its longest side stays at least this long
 BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on a page

@@ -10,7 +10,7 @@
 The 49 points are the 68 without the jaw (0..16) and the inner corners of the mouth (60, 64).
 """
 
-import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +18,7 @@ import numpy as np
 from distfacegan.errors import SourceError
 
 FROM_68 = np.r_[17:60, 61:64, 65:68]
+_NUMBER = r"-?\d+\.?\d*"
 
 
 def read_pts(path: Path) -> np.ndarray:
@@ -30,24 +31,20 @@ def read_pts(path: Path) -> np.ndarray:
     while lines and not lines[-1]:
         lines.pop()
 
-    def expect(index: int, wanted: str) -> SourceError:
-        found = f"{lines[index]!r}" if index < len(lines) else "the end of the file"
-        return SourceError(f"{path}, line {index + 1}: expected {wanted}, found {found}")
+    def take(number: int, pattern: str, wanted: str) -> re.Match[str]:
+        found = lines[number - 1] if number <= len(lines) else None
+        if found is not None and (match := re.fullmatch(pattern, found)):
+            return match
+        found = "the end of the file" if found is None else repr(found)
+        raise SourceError(f"{path}, line {number}: expected {wanted}, found {found}")
 
-    for index, wanted in enumerate(["version: 1", "n_points: 68 or 49", "{"]):
-        allowed = ["n_points:68", "n_points:49"] if index == 1 else [wanted.replace(" ", "")]
-        if index >= len(lines) or "".join(lines[index].split()) not in allowed:
-            raise expect(index, wanted)
-    count = int(lines[1].split(":")[1])
-    points = []
-    for index in range(3, 3 + count):
-        try:
-            x, y = map(float, lines[index].split())
-        except (IndexError, ValueError):
-            raise expect(index, f"point {index - 2} of {count}, as `x y`") from None
-        if not (math.isfinite(x) and math.isfinite(y)):
-            raise expect(index, "finite coordinates")
-        points.append((x - 1, y - 1))
-    if lines[3 + count :] != ["}"]:
-        raise expect(3 + count, "`}` as the last line")
-    return np.array(points, np.float32)[FROM_68 if count == 68 else slice(None)]
+    take(1, r"version:\s*1", "`version: 1`")
+    count = int(take(2, r"n_points:\s*(68|49)", "`n_points: 68` or 49")[1])
+    take(3, r"\{", "`{`")
+    pattern = rf"({_NUMBER})\s+({_NUMBER})"
+    matches = [take(4 + i, pattern, f"point {i + 1} of {count}, as `x y`") for i in range(count)]
+    take(4 + count, r"\}", "`}`")
+    if len(lines) > 4 + count:
+        take(5 + count, "", "the end of the file")
+    points = np.array([match.groups() for match in matches], np.float64) - 1
+    return points[FROM_68 if count == 68 else slice(None)].astype(np.float32)
