@@ -12,6 +12,7 @@ import functools
 from pathlib import Path
 
 import cv2
+import cv2.data
 import numpy as np
 
 DETECTION_SIDE = 640  # faces are looked for in a copy of at most this longest side, px

@@ -54,7 +54,8 @@ class CelebASource:
                 raise SourceError(f"{path}: {first!r} and {second!r} are photos of the same name")
         files = [folder / LANDMARKS for folder in beside if (folder / LANDMARKS).is_file()]
         self._points = read_landmarks(files[0], self.keys) if files else None
-        logger.info("%s: %d photos, points: %s", path, len(self.keys), *(files[:1] or ["none"]))
+        points_of = str(files[0]) if files else "none"
+        logger.info("%s: %d photos, points: %s", path, len(self.keys), points_of)
 
     def read(self, row: int) -> np.ndarray:
         """Return the photo, u8 [H, W, 3], RGB, upright; raises UnreadablePhotoError."""

@@ -4,7 +4,8 @@ import collections
 import dataclasses
 import logging
 import os
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 
@@ -93,26 +94,23 @@ def list_photos(path: Path, *, recursive: bool = True) -> Listing:
         raise SourceError(f"{path}: expected a folder of photos, found {found}; check the path")
     root = path.resolve()
     sizes: dict[str, int] = {}
-    points: set[str] = set()
-    ignored: collections.Counter[str] = collections.Counter()
+    others: list[str] = []
     outside = 0
-    for folder, subfolders, names in os.walk(root, onerror=_cannot_list):
-        subfolders[:] = [name for name in subfolders if recursive and not is_hidden(name)]
-        for name in names:
-            file = Path(folder, name)
-            key = file.relative_to(root).as_posix()
-            suffix = file.suffix.lower()
-            if is_hidden(name) or suffix not in images.SUFFIXES or not file.is_file():
-                ignored[suffix] += 1
-                points.add(key)
-            elif file.is_symlink() and not file.resolve().is_relative_to(root):
-                outside += 1
-            else:
-                sizes[_storable(key)] = file.stat().st_size
+    prefix = os.path.join(root, "")
+    for entry in _walk(root, recursive):
+        key = entry.path[len(prefix) :].replace(os.sep, "/")
+        if is_hidden(entry.name) or _suffix(key) not in images.SUFFIXES or not entry.is_file():
+            others.append(key)
+        elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
+            outside += 1
+        else:
+            sizes[_storable(key)] = entry.stat().st_size
     keys = sorted(sizes)
-    annotated = frozenset(k for k in keys if str(PurePosixPath(k).with_suffix(".pts")) in points)
-    ignored[".pts"] -= len(annotated)
-    listing = Listing(root, keys, [sizes[k] for k in keys], annotated, +ignored, outside)
+    stems = {other.removesuffix(".pts") for other in others if other.endswith(".pts")}
+    annotated = frozenset(key for key in keys if os.path.splitext(key)[0] in stems)
+    ignored = collections.Counter(map(_suffix, others))
+    ignored[".pts"] -= len({os.path.splitext(key)[0] for key in annotated})
+    listing = Listing(root, keys, [sizes[key] for key in keys], annotated, +ignored, outside)
     if not keys:
         suffixes = " ".join(sorted(images.SUFFIXES))
         raise SourceError(f"{path}: {listing.summary()}; expected files of {suffixes}")
@@ -124,15 +122,26 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name == "__MACOSX"
 
 
+def _walk(folder: str | Path, recursive: bool) -> Iterator[os.DirEntry[str]]:
+    """Yield what is no folder: links to folders are such, and never followed."""
+    try:
+        entries = list(os.scandir(folder))
+    except OSError as error:
+        raise SourceError(f"cannot list {folder}: {error.strerror}") from error
+    for entry in entries:
+        if not entry.is_dir(follow_symlinks=False):
+            yield entry
+        elif recursive and not is_hidden(entry.name):
+            yield from _walk(entry.path, recursive)
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()
+
+
 def _storable(key: str) -> str:
     try:
         key.encode()
     except UnicodeEncodeError:
-        raise SourceError(
-            f"the file name {key!r} is not UTF-8 and cannot be kept; rename it"
-        ) from None
+        raise SourceError(f"file name {key!r} is not UTF-8 and cannot be kept; rename it") from None
     return key
-
-
-def _cannot_list(error: OSError) -> None:
-    raise SourceError(f"cannot list {error.filename}: {error.strerror}") from error

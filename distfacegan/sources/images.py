@@ -6,9 +6,10 @@ Points are in pixels, and the centre of pixel (column, row) is at (column, row),
 import io
 import math
 import warnings
+from types import TracebackType
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from distfacegan.errors import UnreadablePhotoError
 
@@ -45,7 +46,9 @@ def upright_points(data: bytes, points: np.ndarray) -> np.ndarray:
     with _Strict():
         image, scale = _open(data)
         width, height = image.size
-        if image.format == "TIFF":  # Pillow gives the size of a TIFF as it will be when upright
+        if isinstance(
+            image, TiffImagePlugin.TiffImageFile
+        ):  # Pillow gives the size of a TIFF as it will be when upright
             width, height = image.tag_v2[256], image.tag_v2[257]
         x, y = ((points.astype(np.float64) + 0.5) / scale - 0.5).T
         right, bottom = width - 1 - x, height - 1 - y
@@ -70,7 +73,9 @@ class _Strict(warnings.catch_warnings):
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
 
-    def __exit__(self, kind: type | None, error: BaseException | None, traceback: object) -> None:
+    def __exit__(
+        self, kind: type | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         super().__exit__(kind, error, traceback)
         # Damaged files raise nearly anything, from SyntaxError to struct.error. Too little memory
         # is the machine's fault: as a status of the photo it would be lost for good.
@@ -94,8 +99,8 @@ def _open(data: bytes) -> tuple[Image.Image, int]:
     if math.prod(stored) > MAX_PIXELS:
         raise UnreadablePhotoError(f"{stored[0]} x {stored[1]} is more than {MAX_PIXELS:,} pixels")
     if max(stored) >= 2 * DRAFT_SIDE:  # draft() does nothing for what is not a JPEG
-        shrink = DRAFT_SIDE / max(stored)
-        image.draft(None, tuple(max(1, math.floor(side * shrink)) for side in stored))
+        width, height = (max(1, DRAFT_SIDE * side // max(stored)) for side in stored)
+        image.draft(None, (width, height))
     return image, round(max(stored) / max(image.size))
 
 

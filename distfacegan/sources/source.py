@@ -13,7 +13,10 @@ class Source(Protocol):
     A source can be pickled: open it once, and send it to the workers.
     """
 
-    keys: list[str]  # sorted
+    @property
+    def keys(self) -> list[str]:
+        """The names of the photos, sorted."""
+        ...
 
     def read(self, row: int) -> np.ndarray:
         """Return the photo, u8 [H, W, 3], RGB, upright; raises UnreadablePhotoError."""
