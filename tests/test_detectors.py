@@ -150,8 +150,18 @@ def test_missing_fan_weights_are_named_with_the_place_the_address_and_the_altern
     assert "annotations" in message
 
 
+class RunsCode:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
 @pytest.mark.parametrize("content", ["text", "tensor", "other network", "code"])
-def test_fan_weights_that_are_none_are_refused(tmp_path, monkeypatch, fan_weights, content):
+def test_fan_weights_that_are_none_are_refused(tmp_path, fan_weights, content):
     path = tmp_path / "weights.pth.tar"
     if content == "text":
         path.write_text("no weights")
@@ -160,9 +170,10 @@ def test_fan_weights_that_are_none_are_refused(tmp_path, monkeypatch, fan_weight
     elif content == "other network":
         torch.save(torch.nn.Linear(2, 2).state_dict(), path)
     else:
-        torch.save(BrightestSpot(), path)  # unpickling it would run code
+        torch.save(RunsCode(tmp_path / "ran"), path)
     with pytest.raises(CheckpointError, match="does not hold the weights of 2DFAN-4"):
         FaceAlignmentDetector(path)
+    assert not (tmp_path / "ran").exists()
 
 
 # onnx

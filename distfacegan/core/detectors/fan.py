@@ -57,7 +57,7 @@ class FaceAlignmentDetector:
         return points_49(torch.cat(points)).numpy(), torch.cat(score)[:, IBUG_49].numpy()
 
     def _heatmaps(self, pictures: Tensor) -> Tensor:
-        """Return heatmaps f32 [B, 68, S, S] of u8 [B, 256, 256, 3]: the mean with their mirrors'."""
+        """Return heatmaps f32 [B, 68, S, S] of u8 [B, 256, 256, 3], the mean with mirrored."""
         from face_alignment.utils import flip
 
         x = pictures.to(self.device).permute(0, 3, 1, 2).float() / 255
