@@ -56,7 +56,7 @@ class ProceduralFaces:
 def render_face(seed: int, row: int, size: int = 192) -> tuple[np.ndarray, np.ndarray]:
     """Return one face, u8 RGB [size, size, 3], and its landmarks, f32 [49, 2], x and y in pixels.
 
-    Pixel i spans [i, i + 1) of the landmarks' coordinates.
+    The centre of pixel (column, row) is at (column, row).
     """
     traits = sample_traits(seed, row)
     shape, expression, look = traits.shape, traits.expression, traits.look
@@ -65,13 +65,12 @@ def render_face(seed: int, row: int, size: int = 192) -> tuple[np.ndarray, np.nd
     head = build_head(chart, shape, expression, features, look)
     albedo = paint_face(chart, shape, expression, features, look, SHEET)
     picture = paint_background(look, size)
-    hair = build_hair(shape, look)
-    if hair and look.hair_style in ("long", "bob"):
-        draw(picture, hair, camera, traits.light, inside=True)
-    draw(picture, build_body(traits), camera, traits.light)
+    behind, before = build_hair(shape, look)
+    for surface in (*behind, build_body(traits)):
+        draw(picture, surface, camera, traits.light)
     screen = draw(picture, Surface(head, albedo), camera, traits.light)
-    if hair:
-        draw(picture, hair, camera, traits.light)
+    for surface in before:
+        draw(picture, surface, camera, traits.light)
     u, v = (chart.locate(features.landmarks) * [head.shape[1], head.shape[0]] - 0.5).T
     landmarks = cv2.remap(screen, u.astype(np.float32), v.astype(np.float32), cv2.INTER_LINEAR)
-    return np.round(picture).astype(np.uint8), landmarks[:, 0, :2]
+    return np.round(picture).astype(np.uint8), landmarks[:, 0, :2] - np.float32(0.5)

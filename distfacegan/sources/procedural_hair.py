@@ -9,15 +9,15 @@ from distfacegan.sources.procedural_head import CROWN
 from distfacegan.sources.procedural_raster import Surface
 from distfacegan.sources.procedural_traits import Look, Shape
 
-GRID = (90, 190)  # rows from the crown down, columns around the head
+GRID = (80, 100)  # rows from the crown down, columns around the head
 DOME = 0.55  # share of the rows above the ears
-PAINT = (140, 320)
+PAINT = (140, 300)
 
 
-def build_hair(shape: Shape, look: Look) -> Surface | None:
-    """Return the hair's shell, coloured and cut by its alpha; None for the bald."""
+def build_hair(shape: Shape, look: Look) -> tuple[list[Surface], list[Surface]]:
+    """Return what of the hair's shell is behind the head and what is before it; nothing for the bald."""
     if look.hair_style == "bald":
-        return None
+        return [], []
     rng = np.random.Generator(np.random.Philox(look.texture_seed))
     theta, rows = _axes(GRID)
     edge, steep, ends = *_hairline(theta, look), _length(look)
@@ -28,18 +28,30 @@ def build_hair(shape: Shape, look: Look) -> Surface | None:
     swell = np.sin(arc)
     locks = _noise(rng, (2, 24), GRID) * 0.5 + _noise(rng, (3, 60), GRID) * 0.3
     if look.hair_style == "afro":
-        locks = locks + _noise(rng, (14, 40), GRID)
+        locks = locks + 0.7 * _noise(rng, (7, 18), GRID)
     full = look.hair_volume * (1 + 0.25 * locks * np.sin(arc))
     volume = 0.02 + full * np.clip((y - edge) / (0.35 * steep), 0, 1) ** 0.6
-    flare = 1 + 0.06 * np.sin(below * 3) * (ends < -1.5)
-    width = (shape.width * swell**0.74 + volume * swell**0.3) * flare
-    front = 1.12 * swell**0.7 + volume
+    nape = 1 - 0.3 * below * (ends > -1)
+    flare = nape + 0.06 * np.sin(below * 3) + look.curl * np.sin(below * 13) * below
+    width = (shape.width * swell**0.82 + volume * swell**0.6) * flare
+    front = 1.12 * swell**0.8 + volume
     back = 1.2 * swell**0.7 + volume
     x = width * np.sin(theta)
     z = np.where(np.cos(theta) > 0, front, back) * np.cos(theta)
     y = y + volume * np.cos(arc)
     sheet = np.stack([x, y, z], axis=-1).astype(np.float32)
-    return Surface(sheet, _paint(look, rng, ends), gloss=0.16)
+    paint = _paint(look, rng, ends)
+    behind, before = (
+        [Surface(_columns(sheet, *part), _columns(paint, *part), gloss=0.09, solid=False)]
+        for part in ((0.75, 1.25), (0.23, 0.77))
+    )
+    return behind, before
+
+
+def _columns(grid: np.ndarray, start: float, end: float) -> np.ndarray:
+    """Return the columns from one share of the way around to another, past the seam if need be."""
+    count = grid.shape[1]
+    return np.take(grid, range(round(start * count), round(end * count)), axis=1, mode="wrap")
 
 
 def hairline(theta: np.ndarray, look: Look) -> np.ndarray:
@@ -50,11 +62,13 @@ def hairline(theta: np.ndarray, look: Look) -> np.ndarray:
         top = look.hairline - 0.28 * (style == "bob") - 0.25 * np.clip(around - 0.2, 0, 1)
         return top + (ends - 0.1 - top) * _step(around, 0.85, 1.25)
     top = look.hairline - (0.33 if style == "fringe" else 0.0)
+    if style in ("short", "tied", "afro"):
+        top = top + 0.12 * np.exp(-(((around - 0.6) / 0.25) ** 2)) - 0.04
     if style == "parted":
         top = top - 0.25 * np.clip(np.abs(theta - look.parting) - 0.1, 0, 0.7)
     line = top + (-0.12 - top) * _step(around, 0.8, 1.22)
     line = line + 0.32 * _step(around, 1.24, 1.36)
-    return line - 0.75 * _step(around, 1.75, 2.1)
+    return line - 0.5 * _step(around, 1.8, 2.2)
 
 
 def _hairline(theta: np.ndarray, look: Look) -> tuple[np.ndarray, np.ndarray]:
@@ -90,9 +104,9 @@ def _paint(look: Look, rng: np.random.Generator, ends: float) -> np.ndarray:
     y = CROWN * np.cos(np.minimum(rows / DOME, 1) * (np.pi / 2))
     y = y + ends * np.clip((rows - DOME) / (1 - DOME), 0, 1)
     strands = 1 + 0.16 * _noise(rng, (4, 200), PAINT) + 0.1 * _noise(rng, (2, 40), PAINT)
-    tips = 0.03 * _noise(rng, (1, 300), PAINT)
+    tips = (0.03 if look.hair_style in ("fringe", "bob") else 0.015) * _noise(rng, (1, 300), PAINT)
     edge, steep = _hairline(theta, look)
-    alpha = np.clip((y - edge + tips) / (0.05 * steep) + 0.5, 0, 1)
+    alpha = np.clip((y - edge + tips) / (0.07 * steep) + 0.5, 0, 1)
     alpha *= np.clip((1 - rows + tips) / 0.06, 0, 1)
     colour = strands[..., None] * np.array(look.hair, np.float32)
     return (np.clip(np.dstack([colour, alpha]), 0, 1) * 255).astype(np.uint8)

@@ -16,7 +16,7 @@ from distfacegan.sources.procedural_traits import Expression, Look, Shape
 
 THETA_MAX = float(np.radians(118))
 CROWN = 1.62  # height of the crown above the eyes
-GRID = (126, 130)  # rows, columns of the geometry
+GRID = (120, 120)  # rows, columns of the geometry
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +39,16 @@ class Chart:
 
     def half_width(self, rows: np.ndarray) -> np.ndarray:
         """The largest x of rows given as shares."""
-        exponent = np.where(rows > 0.5, self.jaw, 0.74)
-        return self.width * np.sin(np.pi * rows) ** exponent
+        swell = np.sin(np.pi * rows)
+        jaw = swell**self.jaw * (1.1 * swell**2 / (swell**2 + 0.1)) ** 0.25  # a round end: the chin
+        return self.width * np.where(rows > 0.5, jaw, swell**0.82)
 
     def locate(self, points: np.ndarray) -> np.ndarray:
         """Return the (column, row) shares, in [0, 1], of chart points [..., 2]."""
         middle, half = (CROWN + self.bottom) / 2, (CROWN - self.bottom) / 2
-        rows = np.arccos(np.clip((points[..., 1] - middle) / half, -1, 1)) / np.pi
+        rows = np.arccos(np.minimum(np.maximum((points[..., 1] - middle) / half, -1), 1)) / np.pi
         sine = points[..., 0] / np.maximum(self.half_width(rows), 1e-3)
-        theta = np.arcsin(np.clip(sine, -1, 1))
+        theta = np.arcsin(np.minimum(np.maximum(sine, -1), 1))
         return np.stack([0.5 + theta / (2 * THETA_MAX), rows], axis=-1)
 
 
@@ -78,7 +79,7 @@ def place_features(shape: Shape, expression: Expression) -> Features:
     nostril = np.array([-1.0, -0.5, 0.0, 0.5, 1.0])
     flare = shape.nose_width * (1 + 0.12 * max(expression.smile, 0))
     drop = np.array([0.04, -0.03, -0.055, -0.03, 0.04])
-    bridge = np.linspace(0.03, -shape.nose_length + 0.03, 4)
+    bridge = np.linspace(0.05, -shape.nose_length + 0.07, 4)
     return Features(
         brows=_place_brows(shape, expression),
         bridge=np.stack([np.zeros(4), bridge], axis=-1),
@@ -92,7 +93,7 @@ def place_features(shape: Shape, expression: Expression) -> Features:
 
 def _place_brows(shape: Shape, expression: Expression) -> np.ndarray:
     along = np.linspace(0, 1, 5)  # from the nose outwards
-    x = shape.eye_distance - 0.27 + 0.58 * along
+    x = shape.eye_distance - 0.29 + 0.62 * along
     arch = shape.brow_arch * np.sin(np.pi * np.clip(along * 0.85 + 0.08, 0, 1)) - 0.05 * along**3
     lift = 0.09 * expression.brow * (0.75 + 0.5 * along * (1 - along) * 2)
     tilt = 0.05 * expression.brow_tilt * (1 - 2 * along)
@@ -103,7 +104,7 @@ def _place_brows(shape: Shape, expression: Expression) -> np.ndarray:
 def _place_eyes(shape: Shape, expression: Expression) -> tuple[np.ndarray, np.ndarray]:
     half, lids = shape.eye_size, expression.lids
     squint = 1 - 0.25 * max(expression.smile, 0)
-    upper, lower = 0.135 * lids, 0.068 * (0.4 + 0.6 * lids) * squint
+    upper, lower = 0.138 * lids, 0.056 * (0.4 + 0.6 * lids) * squint
     # Seen from straight ahead, the image's right eye: inner corner left, outer corner right.
     outline = np.array(
         [
@@ -131,18 +132,18 @@ def _place_mouth(
     smile, opened = expression.smile, expression.open
     half = shape.mouth_width * (1 + 0.17 * smile - 0.12 * opened)
     upper, lower = shape.upper_lip * (1 - 0.15 * smile), shape.lower_lip * (1 - 0.1 * smile)
-    top, bottom = line + 0.03 * opened, line - 0.30 * opened
-    corner = line + 0.075 * smile - 0.12 * opened
+    top, bottom = line + 0.03 * opened, line - 0.22 * opened
+    corner = line + 0.075 * smile - 0.09 * opened
     part = 0.035 * max(smile - 0.35, 0)  # a smile parts the lips
     top, bottom = top + 0.5 * part, bottom - part
-    x = np.array([-1, -0.58, -0.2, 0, 0.2, 0.58, 1])
+    x = np.array([-1, -0.6, -0.24, 0, 0.24, 0.6, 1])
     rise = np.array([0, 0.62, 1.0, 0.82, 1.0, 0.62, 0])
     fall = np.array([0, 0.62, 0.95, 1.0, 0.95, 0.62, 0])
     sag = np.abs(x) ** 2  # from the middle of the mouth to its corners
     above = np.stack([x * half, top + sag * (corner - top) + rise * upper], axis=-1)
     below = np.stack([x * half, bottom + sag * (corner - bottom) - fall * lower], axis=-1)
     below[[0, -1]] = above[[0, -1]]
-    inner = np.array([-0.5, 0.0, 0.5])
+    inner = np.array([-0.32, 0.0, 0.32])
     inside_top = np.stack([inner * half, top + inner**2 * (corner - top)], axis=-1)
     inside_bottom = np.stack([inner * half, bottom + inner**2 * (corner - bottom)], axis=-1)
     inside_bottom[:, 1] -= 0.004
@@ -153,7 +154,7 @@ def _place_mouth(
 
 def chart_of(shape: Shape, expression: Expression) -> Chart:
     """Return the chart of a head; an open mouth lowers its chin."""
-    return Chart(shape.width, -shape.chin - 0.22 * expression.open, shape.jaw)
+    return Chart(shape.width, -shape.chin - 0.17 * expression.open, shape.jaw)
 
 
 def build_head(
@@ -166,7 +167,7 @@ def build_head(
     sine, cosine = np.sin(theta), np.cos(theta)
     y, half_width = chart.height(rows), chart.half_width(rows)
     swell = np.sin(np.pi * rows)
-    front = 1.12 * swell ** np.where(rows > 0.5, 0.36, 0.7)
+    front = 1.12 * swell ** np.where(rows > 0.5, 0.36, 0.8)
     depth = np.where(cosine > 0, front, 1.2 * swell**0.7)
     x = half_width * sine
     z = depth * cosine + _relief(x, y + 0 * x, shape, features) * np.clip(cosine * 3, 0, 1)
@@ -198,7 +199,7 @@ def _relief(x: np.ndarray, y: np.ndarray, shape: Shape, features: Features) -> n
         * np.exp(-((x / ridge_width) ** 2))
         * end
     )
-    height = ridge + 0.4 * shape.nose_height * bump((0, tip + 0.03), (0.12, 0.10))
+    height = ridge + 0.4 * shape.nose_height * bump((0, tip + 0.05), (0.12, 0.10))
     height += 0.16 * bump((shape.nose_width * 0.72, tip - 0.01), (0.085, 0.085))
     height -= 0.14 * bump((eye - 0.06, 0.03), (0.27, 0.17))
     height += 0.085 * bump((eye, 0.0), (0.17, 0.12))

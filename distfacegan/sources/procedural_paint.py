@@ -10,6 +10,9 @@ from distfacegan.sources.procedural_traits import Colour, Expression, Look, Shap
 
 SUBPIXEL_BITS = 4  # OpenCV draws at sixteenths of a pixel
 
+_AXIS = np.exp(-(np.linspace(-2, 2, 33, dtype=np.float32) ** 2))
+SPOT = np.outer(_AXIS, _AXIS)[..., None].repeat(3, axis=2)  # a soft spot, of two spreads each way
+
 
 class Canvas:
     """A sheet to paint on, u8 [rows, columns, 3], with coordinates of the chart."""
@@ -42,14 +45,15 @@ class Canvas:
         self, centre: tuple[float, float], spread: tuple[float, float], colour: Colour
     ) -> None:
         """Multiply a soft spot of the sheet, on both sides of the face, by a colour."""
-        for side in (-1, 1) if centre[0] else (1,):
-            corners = np.array([[-2.2, 2.2], [2.2, -2.2]]) * spread + [side * centre[0], centre[1]]
-            (left, top), (right, bottom) = (self.chart.locate(corners) * self.size).astype(int)
-            patch = self.pixels[top:bottom, left:right]
-            v, u = np.ogrid[-2.2 : 2.2 : patch.shape[0] * 1j, -2.2 : 2.2 : patch.shape[1] * 1j]
-            share = np.exp(-(u**2) - v**2)[..., None].astype(np.float32)
-            gain = 1 + share * (np.array(colour, np.float32) - 1)
-            patch[:] = np.clip(patch * gain, 0, 255).astype(np.uint8)
+        corners = np.array([[-2, 2], [2, -2]]) * spread + centre
+        (left, top), (right, bottom) = (self.chart.locate(corners) * self.size).astype(int)
+        gain = 1 + cv2.resize(SPOT, (right - left, bottom - top)) * (
+            np.array(colour, np.float32) - 1
+        )
+        width = self.size[0]
+        for start in {left, width - right} if centre[0] else {left}:
+            patch = self.pixels[top:bottom, start : start + right - left]
+            patch[:] = cv2.multiply(patch, gain, dtype=cv2.CV_8U)
 
     def _place(self, points: np.ndarray) -> np.ndarray:
         # OpenCV counts from the middle of the first pixel.
@@ -111,15 +115,27 @@ def _paint_skin(canvas: Canvas, shape: Shape, features: Features, look: Look) ->
     canvas.tint((shape.nose_width + 0.03, -shape.nose_length), (0.05, 0.09), (0.85, 0.78, 0.76))
     canvas.tint((0.0, float(features.lips[9, 1]) - 0.05), (0.22, 0.05), (0.85, 0.78, 0.76))
     if look.beard:
-        tone = _mix_to(look.hair, look.beard)
-        low = float(features.lips[9, 1])
-        canvas.tint((0.0, low - 0.35), (0.55, 0.35), tone)
-        canvas.tint((0.5, low - 0.05), (0.28, 0.42), tone)
-        canvas.tint((0.0, float(features.lips[3, 1]) + 0.06), (0.36, 0.07), tone)
+        _paint_beard(canvas, shape, features, look)
 
 
-def _mix_to(colour: Colour, share: float) -> Colour:
-    return (1 - share * (1 - colour[0]), 1 - share * (1 - colour[1]), 1 - share * (1 - colour[2]))
+def _paint_beard(canvas: Canvas, shape: Shape, features: Features, look: Look) -> None:
+    corner, lip = features.lips[6], features.lips[3]
+    edge = np.array(
+        [
+            [1.02 * shape.width, -0.1],
+            [0.88 * shape.width, -0.32],
+            [0.66, -0.56],
+            [corner[0] + 0.12, corner[1] + 0.06],
+            [0.7 * corner[0], lip[1] + 0.075],
+            [0.0, lip[1] + 0.05],
+        ]
+    )
+    edge = smooth(np.concatenate([edge * [-1, 1], edge[-2::-1]]))
+    below = edge[[-1, 0]] * [1, 0] + [0, canvas.chart.bottom]
+    mask = Canvas(canvas.chart, *canvas.size[::-1], (0.0, 0.0, 0.0))
+    mask.fill(np.concatenate([edge, below]), (look.beard, look.beard, look.beard))
+    share = cv2.GaussianBlur(mask.pixels, (11, 11), 0) * np.float32(1 / 255)
+    canvas.pixels[:] = canvas.pixels + (np.array(to_bytes(look.hair)) - canvas.pixels) * share
 
 
 def _paint_eye(
@@ -130,7 +146,7 @@ def _paint_eye(
     turn = np.linspace(0, 2 * np.pi, 25)[:-1]
     circle = np.stack([np.cos(turn), np.sin(turn)], axis=-1)
     opening = cv2.convexHull(outline.astype(np.float32))
-    discs = ((0.096, _shade(look.iris, 0.45)), (0.080, look.iris), (0.042, (0.03, 0.03, 0.03)))
+    discs = ((0.090, _shade(look.iris, 0.45)), (0.076, look.iris), (0.038, (0.03, 0.03, 0.03)))
     for radius, colour in discs:
         disc = (pupil + radius * circle).astype(np.float32)
         visible = cv2.intersectConvexConvex(opening, disc)[1]
@@ -138,7 +154,7 @@ def _paint_eye(
             canvas.fill(visible[:, 0], colour)
     canvas.fill(pupil + [0.03, 0.035] + 0.018 * circle, (1.0, 1.0, 1.0))
     lash = _shade(look.hair, 0.35)
-    canvas.stroke(smooth(eye[:4]), 0.028, lash)
+    canvas.stroke(smooth(eye[:4]), 0.022, lash)
     canvas.stroke(smooth(eye[[3, 4, 5, 0]]), 0.008, _shade(look.skin, 0.55))
     crease = smooth(eye[:4] + [0, 0.055])
     canvas.stroke(crease, 0.008, _shade(look.skin, 0.7))
@@ -155,15 +171,17 @@ def _paint_mouth(canvas: Canvas, features: Features, look: Look) -> None:
     canvas.fill(smooth(inner, closed=True), (0.16, 0.05, 0.05))
     gap = float(mouth[1, 1] - mouth[4, 1])
     if gap > 0.03:
-        down = np.array([0.0, -min(0.09, 0.6 * gap)])
-        teeth = np.concatenate([mouth[:3], (mouth[:3] + down)[::-1]]) * [0.9, 1]
-        canvas.fill(smooth(teeth, closed=True), (0.88, 0.85, 0.80))
+        above = smooth(np.concatenate([lips[:1], mouth[:3], lips[6:7]])) * [0.86, 1]
+        across = above[:, :1] / above[-1, 0]
+        below = above - np.concatenate([0 * across, min(0.1, 0.6 * gap) * (1 - across**2)], axis=-1)
+        canvas.fill(np.concatenate([above, below[::-1]]), (0.86, 0.83, 0.78))
 
 
 def _paint_brow(canvas: Canvas, brow: np.ndarray, shape: Shape, look: Look) -> None:
     curve = smooth(brow)
     inwards = np.abs(curve[:, 0]) - np.abs(curve[:, 0]).min()
-    taper = 1 - 0.75 * (inwards / inwards.max()) ** 2
+    along = inwards / inwards.max()
+    taper = np.minimum(1 - 0.75 * along**2, 0.45 + 4 * along)
     half = np.stack([np.zeros(len(curve)), shape.brow_thickness * taper], axis=-1)
     colour = tuple(0.75 * h + 0.15 * s for h, s in zip(look.hair, look.skin, strict=True))
     canvas.fill(

@@ -9,6 +9,7 @@ up at that place, so that they stay as smooth as they were painted.
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ DISTANCE = 9.0  # of the camera from the head, in head units
 PIVOT = np.array([0.0, -0.6, -0.25], np.float32)  # the head turns about the top of the neck
 NEAR, FAR = 2.5, -3.5  # the depths that the depth buffer spans
 DEPTH_BITS, INDEX_BITS = 12, 19  # of an i32
-POINTS_PER_CELL = 1.6  # along a side of a sheet's cell, in a picture of 192 pixels
+SPACING = 0.85  # of the points drawn, in pixels
 LINEAR = ((np.arange(256, dtype=np.float32) / 255) ** 2).reshape(1, 256)
 
 
@@ -30,6 +31,7 @@ class Surface:
     sheet: np.ndarray
     albedo: np.ndarray
     gloss: float = 0.1
+    solid: bool = True  # only its outside can be seen
     turn: float = 1.0  # share of the head's turn that it follows
 
 
@@ -57,32 +59,31 @@ class Camera:
         return cv2.merge([x, y, z])
 
 
-def draw(
-    picture: np.ndarray, surface: Surface, camera: Camera, light: Light, *, inside: bool = False
-) -> np.ndarray:
-    """Draw a surface, from outside or inside, over the picture f32 RGB [S, S, 3], 0 to 255.
+def draw(picture: np.ndarray, surface: Surface, camera: Camera, light: Light) -> np.ndarray:
+    """Draw a surface over the picture f32 RGB [S, S, 3], 0 to 255.
 
     Returns where the points of its sheet are seen: x, y in pixels and depth, f32 [rows, columns, 3].
     """
     turned = camera.turn(surface.sheet, surface.turn)
     screen = camera.project(turned)
-    seen = find_places(screen, camera.size, inside)
+    seen = find_places(screen, camera.size, surface.solid)
     if seen is None:
         return screen
     window, place, cover = seen
     albedo = _look_up(surface.albedo, place)
     if albedo.shape[2] == 4:
         cover = cover * albedo[..., 3] * np.float32(1 / 255)
-    shade, shine = light_sheet(turned, light)
-    colour = cv2.LUT(albedo[..., :3], LINEAR) * _look_up(shade, place)
-    colour += (_look_up(shine, place) * np.float32(surface.gloss))[..., None]
+    lit = _look_up(light_sheet(turned, light), place)
+    colour = cv2.LUT(albedo[..., :3], LINEAR) * lit[..., :3] + lit[..., 3:] * np.float32(
+        surface.gloss
+    )
     colour = np.sqrt(np.minimum(colour, 1)) * np.float32(255)
     picture[window] += (colour - picture[window]) * cover[..., None]
     return screen
 
 
 def find_places(
-    screen: np.ndarray, side: int, inside: bool
+    screen: np.ndarray, side: int, solid: bool
 ) -> tuple[tuple[slice, slice], np.ndarray, np.ndarray] | None:
     """Return the window of the picture that shows a sheet, the sheet's places seen in it, and its coverage.
 
@@ -90,13 +91,18 @@ def find_places(
     None where nothing of the sheet is in the picture.
     """
     across, down = _slopes(screen[..., :2])
-    area = across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
-    facing = -area if inside else area
-    # Many points for each of the sheet's, so that no pixel of it is without one.
-    scale = POINTS_PER_CELL * side / 192
-    rows, columns = (round(n * scale) for n in screen.shape[:2])
-    dense = cv2.resize(cv2.merge([screen, facing]), (columns, rows)).reshape(-1, 4)
-    x, y, z, facing = dense.T
+    facing = across[..., 0] * down[..., 1] - across[..., 1] * down[..., 0]
+    if not solid:
+        facing = np.ones_like(facing)
+    # So many points that no pixel of the sheet is without one.
+    rows, columns = (
+        math.ceil(n * float(np.quantile(np.abs(slope[::3, ::3]), 0.9)) / SPACING)
+        for n, slope in zip(screen.shape[:2], (down, across), strict=True)
+    )
+    row_step, column_step = screen.shape[0] / rows, screen.shape[1] / columns
+    dense = cv2.resize(cv2.merge([screen, facing]), (columns, rows))
+    x, y, z, facing = cv2.split(dense)
+    dense = dense.reshape(-1, 4)
     points = np.flatnonzero((facing > 0) & (x >= 0) & (x < side) & (y >= 0) & (y < side))
     if not len(points):
         return None
@@ -107,21 +113,19 @@ def find_places(
     nearest = _nearest_points(x.astype(np.int32), y.astype(np.int32), z[:, 0], points, (high, wide))
     column, row = (nearest % columns).astype(np.float32), (nearest // columns).astype(np.float32)
     # One Newton step from there to what the centres of the pixels see.
-    near = (row * (1 / scale)).astype(np.int32) * screen.shape[1] + (column * (1 / scale)).astype(
+    cell = (row * row_step).astype(np.int32) * screen.shape[1] + (column * column_step).astype(
         np.int32
     )
-    xu, yu, xv, yv = cv2.split(
-        np.concatenate([across, down], axis=-1).reshape(-1, 1, 4)[near].reshape(high, wide, 4)
-    )
-    at = dense[nearest]
-    ex = np.arange(left, left + wide, dtype=np.float32) + np.float32(0.5) - at[..., 0]
-    ey = (np.arange(top, top + high, dtype=np.float32) + np.float32(0.5))[:, None] - at[..., 1]
+    slopes = cv2.merge([across, down]).reshape(-1, 4)
+    (x0, y0, _, _), (xu, yu, xv, yv) = cv2.split(dense[nearest]), cv2.split(slopes[cell])
+    dx = np.arange(left, left + wide, dtype=np.float32) + np.float32(0.5) - x0
+    dy = (np.arange(top, top + high, dtype=np.float32) + np.float32(0.5))[:, None] - y0
     area = xu * yv - yu * xv
-    area = np.where(np.abs(area) < 0.1, np.copysign(np.float32(0.1), area), area) * np.float32(
-        1 / scale
-    )
-    u = column + np.clip((ex * yv - ey * xv) / area, -1.5, 1.5) + np.float32(0.5)
-    v = row + np.clip((ey * xu - ex * yu) / area, -1.5, 1.5) + np.float32(0.5)
+    area = np.where(np.abs(area) < 0.1, np.copysign(np.float32(0.1), area), area)
+    u = (dx * yv - dy * xv) / (area * column_step)
+    v = (dy * xu - dx * yu) / (area * row_step)
+    u = column + np.clip(u, -2.5, 2.5) + np.float32(0.5)
+    v = row + np.clip(v, -2.5, 2.5) + np.float32(0.5)
     place = cv2.merge([u * np.float32(1 / columns), v * np.float32(1 / rows)])
     return np.s_[top : top + high, left : left + wide], place, _coverage(x, y, (high, wide))
 
@@ -136,7 +140,7 @@ def _nearest_points(
     np.maximum.at(nearest, y * size[1] + x, (depth << INDEX_BITS) | points.astype(np.int32))
     nearest = nearest.reshape(size)
     # A pixel between points, or beside the sheet, takes its neighbours'; the coverage then cuts.
-    grown = cv2.dilate(nearest.astype(np.float64), np.ones((3, 3))).astype(np.int32)
+    grown = cv2.dilate(nearest.astype(np.float64), np.ones((5, 5))).astype(np.int32)
     return np.where(nearest > 0, nearest, grown) & (2**INDEX_BITS - 1)
 
 
@@ -157,8 +161,8 @@ def _look_up(grid: np.ndarray, place: np.ndarray) -> np.ndarray:
     return cv2.remap(grid, at, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
-def light_sheet(turned: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarray]:
-    """Return the light that falls on a sheet, f32 RGB [rows, columns, 3], and its shine [rows, columns]."""
+def light_sheet(turned: np.ndarray, light: Light) -> np.ndarray:
+    """Return the light that falls on a sheet, RGB, and its mirror image: f32 [rows, columns, 4]."""
     normal = sheet_normals(turned)
     nx, ny, nz = cv2.split(normal)
     lx, ly, lz = (np.float32(v) for v in light.direction)
@@ -167,14 +171,14 @@ def light_sheet(turned: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarra
     open_sky = np.clip(1 - 1.6 * np.clip(hollow, 0, 1), 0.4, 1)
     ambient = (0.72 + 0.28 * ny) * open_sky
     edge = light.rim * np.clip(1 - nz, 0, 1) ** 2 * np.clip(-nx * np.sign(lx), 0, 1)
-    shade = np.empty_like(turned)
+    lit = np.empty((*turned.shape[:2], 4), np.float32)
     # Light bleeds around the edge of the shadow, red the most: skin is translucent.
     for channel, bleed in enumerate((0.30, 0.17, 0.10)):
         key = np.clip((facing + bleed) / (1 + bleed), 0, 1) * (0.4 + 0.6 * open_sky)
-        shade[..., channel] = key * light.key[channel] + ambient * light.ambient[channel] + edge
+        lit[..., channel] = key * light.key[channel] + ambient * light.ambient[channel] + edge
     halfway = np.sqrt(2 + 2 * lz)
-    mirror = np.clip((facing + nz) / halfway, 0, 1)
-    return shade, mirror**18
+    lit[..., 3] = np.clip((facing + nz) / halfway, 0, 1) ** 18
+    return lit
 
 
 def _slopes(sheet: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -12,19 +12,20 @@ from distfacegan.sources.procedural_traits import Look, Traits
 
 def build_body(traits: Traits) -> Surface:
     """Return the neck and the shoulders."""
-    rows, columns = 70, 130
+    rows, columns = 50, 80
     fall = np.linspace(0, 1, rows, dtype=np.float32)[:, None]
     theta = np.radians(np.linspace(-100, 100, columns, dtype=np.float32))[None, :]
     sine, cosine = np.sin(theta), np.cos(theta)
     flare = np.clip((fall - 0.4) / 0.4, 0, 2) ** 1.6
     x = (0.50 + 2.3 * flare) * sine
     z = (0.48 + 0.5 * flare) * cosine - 0.45
-    y = -0.9 - 1.9 * fall - 0.25 * flare * cosine**2 + 0 * theta
+    y = -0.9 - 2.1 * fall - 0.25 * flare * cosine**2 + 0 * theta
     sheet = np.stack([x, y, z], axis=-1)
+    fall = np.linspace(0, 1, 160, dtype=np.float32)[:, None]
     shade = np.clip(0.35 + 1.5 * fall, 0, 1)[..., None]  # the head keeps the light off the neck
-    albedo = shade * np.array(to_bytes(traits.look.skin), np.float32) + 0 * sheet
+    albedo = shade * np.array(to_bytes(traits.look.skin), np.float32) * np.ones((columns, 1))
     neckline = 0.58 + 0.14 * cosine**4
-    share = np.clip((fall - neckline) * rows + 0.5, 0, 1)[..., None]
+    share = np.clip((fall - neckline) * len(fall) + 0.5, 0, 1)[..., None]
     albedo += (np.array(to_bytes(traits.look.cloth), np.float32) - albedo) * share
     return Surface(sheet, albedo.astype(np.uint8), turn=0.35)
 

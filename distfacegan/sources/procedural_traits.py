@@ -5,6 +5,7 @@ Lengths are in units of half the width of an average head (about 70 mm), angles 
 
 from __future__ import annotations
 
+import colorsys
 import dataclasses
 
 import numpy as np
@@ -29,7 +30,7 @@ HAIR_COLOURS = (
     (0.62, 0.27, 0.13),
     (0.70, 0.69, 0.68),
 )
-HAIR_WEIGHTS = (0.24, 0.24, 0.17, 0.11, 0.11, 0.07, 0.06)
+HAIR_WEIGHTS = (0.2, 0.2, 0.18, 0.13, 0.14, 0.09, 0.06)
 IRIS_COLOURS = ((0.26, 0.15, 0.09), (0.40, 0.26, 0.13), (0.36, 0.42, 0.26), (0.30, 0.46, 0.60))
 HAIR_STYLES = ("bald", "short", "fringe", "parted", "long", "bob", "afro", "tied")
 HAIR_STYLE_WEIGHTS = (0.05, 0.20, 0.12, 0.16, 0.20, 0.12, 0.06, 0.09)
@@ -96,6 +97,7 @@ class Look:
     hair_volume: float
     hairline: float
     parting: float
+    curl: float  # of long hair
     beard: float  # 0 none, 1 full
     blush: float
     texture_seed: int
@@ -148,6 +150,13 @@ def _mix(a: Colour, b: Colour, share: float) -> Colour:
     return (r, g, b_)
 
 
+def _tint(
+    rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
+) -> Colour:
+    """A colour of any hue."""
+    return colorsys.hsv_to_rgb(rng.random(), _span(rng, *saturation), _span(rng, *value))
+
+
 def _sample_pose(rng: np.random.Generator) -> Pose:
     return Pose(
         yaw=float(np.radians(_span(rng, -25, 25))),
@@ -160,29 +169,29 @@ def _sample_pose(rng: np.random.Generator) -> Pose:
 
 def _sample_shape(rng: np.random.Generator) -> Shape:
     return Shape(
-        width=_bell(rng, 1.0, 0.045),
-        chin=_bell(rng, 1.60, 0.06),
-        jaw=_bell(rng, 0.78, 0.08),
+        width=_bell(rng, 1.04, 0.045),
+        chin=_bell(rng, 1.42, 0.055),
+        jaw=_bell(rng, 0.76, 0.08),
         cheeks=_bell(rng, 0.06, 0.025),
-        eye_distance=_bell(rng, 0.43, 0.018),
-        eye_size=_bell(rng, 0.215, 0.012),
+        eye_distance=_bell(rng, 0.46, 0.018),
+        eye_size=_bell(rng, 0.195, 0.012),
         eye_slant=_bell(rng, 0.015, 0.02),
-        brow_height=_bell(rng, 0.30, 0.025),
+        brow_height=_bell(rng, 0.25, 0.025),
         brow_arch=_bell(rng, 0.06, 0.025),
         brow_thickness=_bell(rng, 0.055, 0.014),
-        nose_length=_bell(rng, 0.66, 0.045),
-        nose_width=_bell(rng, 0.22, 0.028),
+        nose_length=_bell(rng, 0.52, 0.035),
+        nose_width=_bell(rng, 0.195, 0.025),
         nose_height=_bell(rng, 0.36, 0.045),
-        mouth_width=_bell(rng, 0.36, 0.03),
-        mouth_drop=_bell(rng, 0.30, 0.025),
+        mouth_width=_bell(rng, 0.37, 0.03),
+        mouth_drop=_bell(rng, 0.25, 0.022),
         upper_lip=_bell(rng, 0.085, 0.018),
-        lower_lip=_bell(rng, 0.11, 0.02),
+        lower_lip=_bell(rng, 0.125, 0.02),
         chin_height=_bell(rng, 0.08, 0.03),
     )
 
 
 def _sample_expression(rng: np.random.Generator) -> Expression:
-    opened = _span(rng, 0.15, 1.0) if rng.random() < 0.4 else 0.0
+    opened = _span(rng, 0.15, 0.9) if rng.random() < 0.4 else 0.0
     return Expression(
         open=opened,
         smile=_span(rng, -0.35, 1.0),
@@ -198,11 +207,9 @@ def _sample_look(rng: np.random.Generator) -> Look:
     skin = _mix(SKIN_TONES[int(tone)], SKIN_TONES[int(tone) + 1], tone % 1)
     style = HAIR_STYLES[int(rng.choice(len(HAIR_STYLES), p=HAIR_STYLE_WEIGHTS))]
     hair = HAIR_COLOURS[int(rng.choice(len(HAIR_COLOURS), p=HAIR_WEIGHTS))]
-    hair = _mix(hair, HAIR_COLOURS[0], _span(rng, 0, 0.3) + 0.5 * (tone > 4))
-    hue = rng.uniform(0.1, 0.9, size=(3, 3))
-    cloth, top, bottom = (
-        (float(c[0]), float(c[1]), float(c[2])) for c in hue * [[0.9], [1.0], [0.75]]
-    )
+    hair = _mix(hair, HAIR_COLOURS[0], _span(rng, 0, 0.15) + 0.6 * (tone > 4))
+    cloth = _tint(rng, (0.1, 0.6), (0.15, 0.85))
+    top, bottom = (_tint(rng, (0.05, 0.4), (0.3, 0.92)) for _ in range(2))
     bearded = style in ("bald", "short", "parted", "afro") and rng.random() < 0.35
     return Look(
         skin=skin,
@@ -214,12 +221,13 @@ def _sample_look(rng: np.random.Generator) -> Look:
         hair=hair,
         iris=IRIS_COLOURS[0] if tone > 3.5 else IRIS_COLOURS[int(rng.integers(4))],
         cloth=cloth,
-        background=(top, _mix(top, bottom, 0.6)),
+        background=(top, _mix(top, bottom, 0.7)),
         hair_style=style,
         hair_volume=_span(rng, 0.3, 0.45) if style == "afro" else _span(rng, 0.08, 0.17),
         hairline=_span(rng, 0.86, 1.05),
         parting=_span(rng, -0.5, 0.5),
-        beard=_span(rng, 0.3, 0.9) if bearded else 0.0,
+        curl=_span(rng, 0, 0.07) if rng.random() < 0.6 else 0.0,
+        beard=_span(rng, 0.2, 0.85) if bearded else 0.0,
         blush=_span(rng, 0.0, 0.25),
         texture_seed=int(rng.integers(2**31)),
     )
