@@ -1,7 +1,9 @@
 """CelebA's aligned photos, from the archive as it is published or the folder it unpacks to."""
 
 import logging
-from pathlib import Path, PurePosixPath
+import math
+import os
+from pathlib import Path
 
 import numpy as np
 
@@ -46,11 +48,11 @@ class CelebASource:
                 f"{path}: no photos among {len(self._photos.sizes)} entries; "
                 f"expected {FOLDER}/000001.jpg and so on"
             )
-        self._entries = sorted(entries, key=lambda name: PurePosixPath(name).name)
+        self._entries = sorted(entries, key=_file_name)
         self._sizes = [entries[name] for name in self._entries]
-        self.keys = [PurePosixPath(name).name for name in self._entries]
+        self.keys = [_file_name(name) for name in self._entries]
         for first, second in zip(self._entries, self._entries[1:], strict=False):
-            if PurePosixPath(first).name == PurePosixPath(second).name:
+            if _file_name(first) == _file_name(second):
                 raise SourceError(f"{path}: {first!r} and {second!r} are photos of the same name")
         files = [folder / LANDMARKS for folder in beside if (folder / LANDMARKS).is_file()]
         self._points = read_landmarks(files[0], self.keys) if files else None
@@ -84,23 +86,27 @@ def read_landmarks(path: Path, keys: list[str]) -> np.ndarray:
             f"{path}, line 1: says {lines[0].strip() if lines else ''!r} photos, "
             f"the file has {max(0, len(lines) - 2)}; it may be an unfinished download"
         )
-    points = np.full((len(keys), 5, 2), np.nan, np.float32)
+    points = np.full((len(keys), 10), np.nan, np.float32)
     row_of = {key: row for row, key in enumerate(keys)}
     for number, line in enumerate(lines[2:], start=3):
         name, *numbers = line.split() or [""]
         try:
-            values = np.array(numbers, np.float32).reshape(5, 2)
+            values = [float(text) for text in numbers]
         except ValueError:
-            values = np.array(np.nan)
-        if not np.isfinite(values).all():
+            values = []
+        if len(values) != 10 or not all(map(math.isfinite, values)):
             raise SourceError(
                 f"{path}, line {number}: expected a name and 10 numbers, found {line!r}"
             )
         if name in row_of:
             points[row_of[name]] = values
-    return points
+    return points.reshape(-1, 5, 2)
 
 
-def _is_photo(name: str) -> bool:
-    path = PurePosixPath(name)
-    return path.suffix.lower() in images.SUFFIXES and not any(map(is_hidden, path.parts))
+def _file_name(entry: str) -> str:
+    return entry.rpartition("/")[2]
+
+
+def _is_photo(entry: str) -> bool:
+    suffix = os.path.splitext(entry)[1].lower()
+    return suffix in images.SUFFIXES and not any(map(is_hidden, entry.split("/")))
