@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from typing import Any
@@ -22,6 +23,8 @@ from distfacegan.stages.outcome import Outcome
 from distfacegan.store import files, latents, networks
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
+
+log = logging.getLogger(__name__)
 
 MIN_ROWS = 50
 REPORTS = 20  # of a trial's error, over its epochs
@@ -134,7 +137,9 @@ def _choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) ->
                 search_alg=BasicVariantGenerator(points_to_evaluate=[table_one], random_state=seed),
                 scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
             ),
-            run_config=tune.RunConfig(name="search", storage_path=str(folder), verbose=0),
+            run_config=tune.RunConfig(
+                name="search", storage_path=str(folder), verbose=0, callbacks=[_Log(section.trials)]
+            ),
         )
     results = list(tuner.fit())  # type: ignore[call-overload]
     trials = [
@@ -151,6 +156,20 @@ def _choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) ->
     if not trials:
         raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
     return sorted(trials, key=lambda trial: trial["nme"])
+
+
+class _Log(tune.Callback):
+    """Logs a line for every trial that ends."""
+
+    def __init__(self, trials: int) -> None:
+        self._trials, self._ended = trials, 0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray Tune's hook."""
+        self._ended += 1
+        variant = ", ".join(f"{name} {value}" for name, value in trial.config.items())
+        error = trial.last_result.get("nme", float("nan"))
+        log.info("lgen: trial %d of %d: NME %.4f, %s", self._ended, self._trials, error, variant)
 
 
 def _trial(variant: Variant, *, rows: ray.ObjectRef, epochs: int, seed: int, device: str) -> None:

@@ -1,0 +1,150 @@
+"""Job specs: what is accepted, and how every mistake is explained."""
+
+import json
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from distfacegan import spec, specfile
+from distfacegan.errors import SpecError
+
+ROOT = Path(__file__).parents[1]
+JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
+
+GOOD = """
+name: faces
+run: out
+ingest: {source: {kind: procedural, count: 8}, resolution: 64}
+began: {resolution: 32, levels: 3, steps: 10}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "job.yaml"
+    path.write_text(text)
+    return path
+
+
+def explain(folder: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(SpecError) as caught:
+        specfile.load(write(folder, text), overrides)
+    return str(caught.value)
+
+
+def test_every_job_in_the_repository_is_valid():
+    assert {path.stem for path in JOBS} >= {
+        "quickstart",
+        "celeba",
+        "folder",
+        "invert",
+        "synthesize",
+    }
+    for path in JOBS:
+        specfile.load(path)
+
+
+def test_the_json_schema_in_the_repository_is_current():
+    assert json.loads((ROOT / "jobs" / "job.schema.json").read_text()) == spec.json_schema()
+
+
+@pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
+def test_the_json_schema_accepts_the_jobs_as_they_are_written(path):
+    jsonschema.validate(yaml.safe_load(path.read_text()), spec.json_schema())
+
+
+def test_the_paper_is_the_default():
+    section = spec.Began()
+    assert (section.gamma, section.lambda_k, section.learning_rate) == (0.5, 1e-3, 1e-4)
+    assert (section.beta1, section.beta2, section.loss) == (0.5, 0.999, "l2")
+    lgen = spec.LGen()
+    assert (lgen.depth, lgen.width, lgen.activation) == (3, 128, "relu")
+    assert (lgen.batch, lgen.learning_rate, lgen.epochs) == (16, 3e-4, 1000)
+    assert (spec.Invert().learning_rate, spec.Invert().recipe) == (0.1, "clip")
+
+
+def test_paths_are_relative_to_the_folder_of_the_spec(tmp_path):
+    (tmp_path / "deep").mkdir()
+    text = GOOD.replace("run: out", "run: ../out")
+    assert specfile.load(write(tmp_path / "deep", text)).run == tmp_path / "out"
+
+
+def test_a_configuration_lies_beneath_the_keys_of_its_section(tmp_path):
+    (tmp_path / "net.yaml").write_text("{resolution: 32, levels: 3, width: 24, steps: 500}")
+    text = GOOD.replace("resolution: 32, levels: 3, steps: 10", "config: net.yaml, steps: 10")
+    began = specfile.load(write(tmp_path, text)).began
+    assert (began.width, began.steps, began.levels) == (24, 10, 3)
+
+
+def test_overrides_set_fields_and_make_sections(tmp_path):
+    overrides = ["began.steps=50", "invert.learning_rate=5e-2", "seed=7"]
+    loaded = specfile.load(write(tmp_path, GOOD), overrides)
+    assert (loaded.began.steps, loaded.invert.learning_rate, loaded.seed) == (50, 0.05, 7)
+
+
+def test_a_section_with_nothing_in_it_has_its_defaults(tmp_path):
+    assert specfile.load(write(tmp_path, GOOD + "report:\n")).stages == [
+        "ingest",
+        "began",
+        "report",
+    ]
+
+
+def test_a_resolved_spec_reads_back_as_itself(tmp_path):
+    loaded = specfile.load(write(tmp_path, GOOD))
+    other = tmp_path / "elsewhere"
+    other.mkdir()
+    assert specfile.load(write(other, specfile.dump(loaded))) == loaded
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("began:", "begann:", ["begann", "did you mean `began`?"]),
+        ("steps: 10", "stpes: 10", ["began.stpes", "did you mean `steps`?"]),
+        ("count: 8", "cuont: 8", ["ingest.source.cuont", "did you mean `count`?"]),
+        ("steps: 10", "steps: many", ["began.steps", "integer", "'many'"]),
+        ("steps: 10", "steps: -1", ["began.steps", "greater than 0", "-1"]),
+        ("name: faces", "", ["name: missing"]),
+        ("kind: procedural", "kind: photos", ["ingest.source", "'celeba', 'folder'"]),
+        ("resolution: 32", "resolution: 48", ["began.resolution 48", "ingest.resolution 64"]),
+        ("levels: 3", "levels: 7", ["began", "resolution 32 cannot be halved 6 times"]),
+        ("steps: 10", "workers: 3", ["batch 16 cannot be split evenly among 3 workers"]),
+        ("name: faces", "name: ../evil", ["name", "pattern"]),
+    ],
+)
+def test_a_mistake_is_named_with_file_field_and_the_right_word(tmp_path, old, new, words):
+    message = explain(tmp_path, GOOD.replace(old, new))
+    for word in [str(tmp_path / "job.yaml"), *words]:
+        assert word in message
+
+
+def test_every_mistake_is_named_at_once(tmp_path):
+    message = explain(tmp_path, GOOD.replace("steps: 10", "steps: no, widht: 3"))
+    assert "began.steps" in message
+    assert "did you mean `width`?" in message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("a: [", "is not YAML"),
+        ("- a\n- b", "expected `key: value` lines, found list"),
+        ("name: x\nrun: out", "nothing to do"),
+        ("name: x\nrun: out\nlandmarks: {detector: onnx}", "`model`"),
+        ("name: x\nrun: out\nbegan: {config: nowhere.yaml}", "nowhere.yaml"),
+    ],
+)
+def test_what_is_no_spec_is_refused(tmp_path, text, words):
+    assert words in explain(tmp_path, text)
+
+
+@pytest.mark.parametrize("override", ["steps", "=5", "name.first=5"])
+def test_a_bad_override_says_how_to_write_one(tmp_path, override):
+    assert f"--set {override}" in explain(tmp_path, GOOD, override)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(SpecError, match=r"cannot read .*nothing\.yaml: No such file"):
+        specfile.load(tmp_path / "nothing.yaml")
