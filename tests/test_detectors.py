@@ -160,11 +160,11 @@ class RunsCode:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("content", ["text", "tensor", "other network", "code"])
+@pytest.mark.parametrize("content", ["", "text", "tensor", "other network", "code"])
 def test_fan_weights_that_are_none_are_refused(tmp_path, fan_weights, content):
     path = tmp_path / "weights.pth.tar"
-    if content == "text":
-        path.write_text("no weights")
+    if content in ("", "text"):
+        path.write_text(content)
     elif content == "tensor":
         torch.save(torch.zeros(3), path)
     elif content == "other network":

@@ -93,7 +93,8 @@ def plausible(points: np.ndarray, *, margin: float = 0.1) -> np.ndarray:
     least 0.2 of the side apart from left to right, and the mouth at least 0.1 below the eyes.
     Real faces in the cascade's boxes keep 0.3 and 0.25. Numpy only.
     """
-    inside = ((points >= -margin) & (points <= 1 + margin)).all(axis=(1, 2))  # never so for nan
+    # False where a point is not a number.
+    inside = np.all((points >= -margin) & (points <= 1 + margin), axis=(1, 2))
     points = np.where(inside[:, None, None], points, 0)  # inf - inf below would warn
     eyes_apart = points[:, RIGHT_EYE_CORNER, 0] - points[:, LEFT_EYE_CORNER, 0] >= 0.2
     eyes_y = (points[:, LEFT_EYE, 1].mean(axis=1) + points[:, RIGHT_EYE, 1].mean(axis=1)) / 2

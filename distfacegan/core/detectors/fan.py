@@ -146,8 +146,9 @@ def _load_network(path: Path) -> torch.nn.Module:
     try:
         network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
     except (OSError, EOFError, RuntimeError, TypeError, pickle.UnpicklingError) as error:
+        reason = str(error).partition("\n")[0]
         raise CheckpointError(
-            f"{path} does not hold the weights of 2DFAN-4: {str(error).splitlines()[0]}\n"
+            f"{path} does not hold the weights of 2DFAN-4: {reason}\n"
             f"  Download {models_urls['2DFAN-4']} again."
         ) from error
     return network
