@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from distfacegan.report import page
+from distfacegan.report.contents import Contents
 from distfacegan.report.summary import summarize
 from distfacegan.store import files
 from distfacegan.store.run_directory import RunDirectory
 
-__all__ = ["summarize", "write"]
+__all__ = ["write"]
 
 
 def write(run: RunDirectory) -> Path:
-    """Write report/index.html and report/summary.json; return the page's path."""
-    summary = summarize(run)
+    """Write report/index.html and report/summary.json; return the page's path.
+
+    A stage that has not run is said to have not run. What a stage wrote and is damaged is a
+    DistfaceganError that names it.
+    """
+    contents = Contents(run)
+    summary = summarize(contents)
+    html = page.render(contents, summary)
     files.write_json(run.report / "summary.json", summary)
-    page = run.report / "index.html"
-    files.write_bytes(page, b"")
-    return page
+    path = run.report / "index.html"
+    files.write_bytes(path, html.encode())
+    return path

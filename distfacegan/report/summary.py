@@ -1,12 +1,140 @@
-"""The numbers of a run: summary.json."""
+"""The numbers of a run: summary.json. Null where a number cannot be had."""
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from typing import Any
 
-from distfacegan.store.run_directory import RunDirectory
+import numpy as np
+
+from distfacegan.core.diversity import diversity
+from distfacegan.report.contents import NUM_FACES, STAGES, Contents
+from distfacegan.store import networks, shards
 
 
-def summarize(run: RunDirectory) -> dict[str, Any]:
+def summarize(contents: Contents) -> dict[str, Any]:
     """Return every number that the page shows."""
-    return {}
+    generated, real = _diversity(contents.generated_faces), _diversity(contents.real_faces)
+    photos, generator = contents.photos, contents.generator
+    return {
+        "name": contents.spec.get("name", contents.run.root.name),
+        "run": str(contents.run.root),
+        "seed": contents.seed,
+        "written": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+        "rows": photos.num_rows if photos else None,
+        "resolution": int(photos.group["image"].shape[1]) if photos else None,
+        "generator": {
+            "resolution": generator.resolution if generator else None,
+            "latent_dim": generator.latent_dim if generator else None,
+            "digest": contents.generator_digest,
+        },
+        "diversity_ratio": generated / real if generated is not None and real else None,
+        "diversity_generated": generated,
+        "diversity_real": real,
+        "diversity_faces": NUM_FACES,
+        "stages": {
+            stage: _stage(contents, stage)
+            for stage in STAGES
+            if contents.run.record(stage) is not None
+        },
+        "began": _began(contents),
+        "invert": {"loss": spread(contents.losses)},
+        "landmarks": {"deviation": spread(contents.deviations)},
+        "lgen": _lgen(contents),
+        "synthesize": {"count": _synthetic_count(contents)},
+    }
+
+
+def spread(values: np.ndarray) -> dict[str, Any]:
+    """Return how many finite values there are, their mean, median and 90th percentile."""
+    values = values[np.isfinite(values)].astype(np.float64)
+    if len(values) == 0:
+        return {"rows": 0, "mean": None, "median": None, "p90": None}
+    median, p90 = np.percentile(values, [50, 90])
+    return {
+        "rows": len(values),
+        "mean": float(values.mean()),
+        "median": float(median),
+        "p90": float(p90),
+    }
+
+
+def _diversity(faces: np.ndarray | None) -> float | None:
+    return None if faces is None or len(faces) < 2 else diversity(faces)
+
+
+def _stage(contents: Contents, stage: str) -> dict[str, Any]:
+    """Return what a stage had to do and what it did; a sharded one by its markers."""
+    record = contents.run.record(stage)
+    assert record is not None
+    settings, runs = record["settings"], record["runs"]
+    set_aside: dict[str, str] = {}
+    statuses: dict[str, int] = {}
+    rows: int | None
+    if stage == "began":
+        rows, done = settings["steps"], _steps_done(contents)
+    elif stage == "lgen":
+        rows = done = runs[-1]["rows"] if runs else None
+    else:
+        markers = shards.read_markers(contents.run.markers(stage))
+        total, marked = shards.totals(markers), {str(marker.shard) for marker in markers}
+        rows, done, statuses = _rows_to_do(contents, stage), total["rows"], total["statuses"]
+        last = runs[-1].get("set_aside", {}) if runs else {}
+        set_aside = {shard: reason for shard, reason in last.items() if shard not in marked}
+    seconds = round(sum(run["seconds"] for run in runs), 3) if runs else None
+    return {
+        "rows": rows,
+        "done": done,
+        "set_aside": len(set_aside),
+        "set_aside_reasons": set_aside,
+        "seconds": seconds,
+        "rows_per_s": round(done / seconds, 3) if done and seconds else None,
+        "statuses": statuses,
+        "runs": len(runs),
+        "finished": record["finished"],
+    }
+
+
+def _rows_to_do(contents: Contents, stage: str) -> int | None:
+    if stage == "synthesize":
+        record = contents.run.record(stage)
+        return record["settings"]["count"] if record else None
+    table = {
+        "ingest": contents.photos,
+        "landmarks": contents.landmarks,
+        "invert": contents.latents,
+    }[stage]
+    return table.num_rows if table else None
+
+
+def _steps_done(contents: Contents) -> int:
+    """Return the step of the newest checkpoint: where a training that stopped would go on."""
+    found = networks.checkpoints(contents.run.began / "checkpoints")
+    return int(found[-1].name) if found else 0
+
+
+def _began(contents: Contents) -> dict[str, Any]:
+    last = contents.metrics[-1] if contents.metrics else {}
+    names = ("m_global", "k", "loss_real", "loss_fake", "images_per_s")
+    return {"steps": last.get("step"), **{name: last.get(name) for name in names}}
+
+
+def _lgen(contents: Contents) -> dict[str, Any]:
+    names: Sequence[str] = (
+        "nme",
+        "nme_mean_shape",
+        "nme_validation",
+        "nme_validation_table_one",
+        "rows_train",
+        "rows_validation",
+        "rows_test",
+    )
+    errors = {name: contents.evaluation.get(name) for name in names}
+    return {**errors, "trials": contents.trials}
+
+
+def _synthetic_count(contents: Contents) -> int | None:
+    if contents.run.record("synthesize") is None:
+        return None
+    return int(shards.totals(shards.read_markers(contents.run.markers("synthesize")))["rows"])

@@ -1,0 +1,289 @@
+"""What a run directory holds for its report: read when it is asked for, None where it is not there.
+
+Of a million rows only the losses and the statuses are read whole; faces are read by the row.
+r is the side of a generated face, R that of a stored one, Z the latent dimension.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+import zarr
+
+from distfacegan.core import lgen
+from distfacegan.core.networks import Generator
+from distfacegan.core.pixels import to_faces, to_images
+from distfacegan.core.seeding import uniform_latents
+from distfacegan.errors import RunDirectoryError
+from distfacegan.store import dataset, files, latents, networks, shards
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Status
+
+STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize")
+NUM_FACES = 256  # generated and real ones, for the diversity
+SAMPLED_SHARDS = 8  # rows to show are drawn from as many
+BATCH = 64
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """A group of arrays, and the shards of it that are done."""
+
+    group: zarr.Group
+    done: set[int]
+
+    @property
+    def num_rows(self) -> int:
+        """All rows of the group, done or not."""
+        return latents.num_rows(self.group)
+
+    def sample(self, count: int) -> np.ndarray:
+        """Return at most `count` rows with status ok: at random, always the same, sorted."""
+        random = np.random.default_rng(0)
+        done = [shard for shard in latents.plan(self.group) if shard.index in self.done]
+        order = random.permutation(len(done))[:SAMPLED_SHARDS]
+        good = [
+            done[i].rows[latents.read(self.group, "status", done[i]) == Status.OK] for i in order
+        ]
+        return choose(np.concatenate(good) if good else np.empty(0, int), count)
+
+    def read(self, array: str, rows: np.ndarray) -> np.ndarray:
+        """Return some rows of an array, one after the other."""
+        return np.concatenate(
+            [latents.read(self.group, array, slice(int(row), int(row) + 1)) for row in rows]
+        )
+
+
+def choose(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
+    """Return at most `count` of the rows: at random, always the same, sorted."""
+    random = np.random.default_rng(seed)
+    return np.sort(random.choice(rows, size=min(count, len(rows)), replace=False))
+
+
+class Contents:
+    """Everything the report reads of one run."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self.run = run
+
+    @functools.cached_property
+    def spec(self) -> dict[str, Any]:
+        """The resolved spec of the last run; empty where there is none."""
+        try:
+            return yaml.safe_load(self.run.job.read_text()) if self.run.job.exists() else {}
+        except yaml.YAMLError as error:
+            raise RunDirectoryError(f"{self.run.job} is damaged: {error}") from None
+
+    @property
+    def seed(self) -> int:
+        """The job's seed: the report draws its own latents from it."""
+        return int(self.spec.get("seed", 0))
+
+    @functools.cached_property
+    def photos(self) -> Table | None:
+        """The faces of the run: its own, or those of another run that it inverted."""
+        other = self.spec.get("invert", {}).get("photos")
+        run = RunDirectory(Path(other)) if other else self.run
+        record = self.run.record("invert") if other else None
+        if record is not None and (
+            run.record("ingest") is None or run.identity("ingest") != record["inputs"]["photos"]
+        ):
+            return None  # gone, or no longer what was inverted
+        return _table(run, "ingest", "photos")
+
+    @functools.cached_property
+    def landmarks(self) -> Table | None:
+        """The detected landmarks."""
+        return _table(self.run, "landmarks", "landmarks")
+
+    @functools.cached_property
+    def latents(self) -> Table | None:
+        """The inversions."""
+        return _table(self.run, "invert", "latents")
+
+    @functools.cached_property
+    def losses(self) -> np.ndarray:
+        """Equation 3 of every row, f32 [N]: NaN where there is no inversion. Empty before any."""
+        return latents.read(self.latents.group, "loss") if self.latents else np.empty(0, np.float32)
+
+    @functools.cached_property
+    def deviations(self) -> np.ndarray:
+        """Detected landmarks against the source's own, of the rows that have both, f32 [n]."""
+        if self.landmarks is None:
+            return np.empty(0, np.float32)
+        found = latents.read(self.landmarks.group, "deviation")
+        return found[np.isfinite(found)]
+
+    @functools.cached_property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of metrics.jsonl; a last one that is still being written is left out."""
+        path = self.run.began / "metrics.jsonl"
+        if not path.exists():
+            return []
+        try:
+            lines = path.read_text().splitlines(keepends=True)
+            return [json.loads(line) for line in lines if line.endswith("\n")]
+        except ValueError as error:
+            raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+    @property
+    def samples(self) -> list[Path]:
+        """The sample grids that BEGAN wrote, oldest first; each is named by its step."""
+        return sorted((self.run.began / "samples").glob("[0-9]*.png"))
+
+    @functools.cached_property
+    def _generator(self) -> tuple[Generator, Path, str] | None:
+        """G, its file and its digest: the one that was inverted, else this run's newest."""
+        records = (self.run.record(stage) for stage in ("invert", "synthesize"))
+        wanted = next((record["inputs"]["generator"] for record in records if record), None)
+        given = (self.spec.get(stage, {}).get("generator") for stage in ("invert", "synthesize"))
+        checkpoints = networks.checkpoints(self.run.began / "checkpoints")[-1:]
+        for path in [self.run.began / "generator", *(Path(p) for p in given if p), *checkpoints]:
+            file = networks.weights_file(path, "generator")
+            if file.is_file() and wanted in (None, files.file_digest(file)):
+                state = networks.load(path, "generator")
+                generator = Generator.from_state_dict(state).eval().requires_grad_(False)
+                return generator.to(_device()), file, files.file_digest(file)
+            if path == self.run.began / "generator" and path.is_dir():
+                networks.load(path, "generator")  # says what is damaged
+        return None
+
+    @property
+    def generator(self) -> Generator | None:
+        """G: the one that was inverted, else this run's newest."""
+        return self._generator[0] if self._generator else None
+
+    @property
+    def generator_digest(self) -> str | None:
+        """The digest of G's weights."""
+        return self._generator[2] if self._generator else None
+
+    @functools.cached_property
+    def lgen(self) -> lgen.LandmarkGenerator | None:
+        """L-Gen as the synthesis uses it: trained on all rows."""
+        given = self.spec.get("synthesize", {}).get("lgen")
+        return _load_lgen(Path(given) if given else self.run.lgen / "lgen", self.generator)
+
+    @functools.cached_property
+    def held_out_lgen(self) -> lgen.LandmarkGenerator | None:
+        """L-Gen trained on the training rows alone."""
+        return _load_lgen(self.run.lgen / "held_out", self.generator)
+
+    @functools.cached_property
+    def evaluation(self) -> dict[str, Any]:
+        """L-Gen's errors; empty before it was trained."""
+        path = self.run.lgen / "evaluation.json"
+        return files.read_json(path) if path.exists() else {}
+
+    @functools.cached_property
+    def trials(self) -> list[dict[str, Any]]:
+        """L-Gen's variants, the best first."""
+        path = self.run.lgen / "trials.json"
+        return files.read_json(path) if path.exists() else []
+
+    @functools.cached_property
+    def test_rows(self) -> np.ndarray:
+        """The rows that neither L-Gen's training nor the choice among its variants has seen."""
+        record = self.run.record("lgen")
+        if not (self.latents and self.landmarks and self.evaluation and record):
+            return np.empty(0, int)
+        inverted = latents.read(self.latents.group, "status") == Status.OK
+        good = np.flatnonzero(
+            inverted & (latents.read(self.landmarks.group, "status") == Status.OK)
+        )
+        if len(good) != sum(self.evaluation[f"rows_{k}"] for k in ("train", "validation", "test")):
+            return np.empty(0, int)  # there are more rows now than L-Gen learnt from
+        settings = record["settings"]
+        return good[lgen.split(len(good), settings["test_share"], settings["seed"])[1]]
+
+    @functools.cached_property
+    def real_faces(self) -> np.ndarray | None:
+        """Random faces as G's training sees them, u8 [n, r, r, 3]."""
+        if self.photos is None or len(rows := self.photos.sample(NUM_FACES)) == 0:
+            return None
+        return self.shrink(self.photos.read("image", rows))
+
+    @functools.cached_property
+    def z(self) -> np.ndarray | None:
+        """Latents of random faces, uniform in [-1, 1]: f32 [NUM_FACES, Z]."""
+        if self.generator is None:
+            return None
+        dim = self.generator.latent_dim
+        return uniform_latents(self.seed, range(NUM_FACES), dim, stream="report")
+
+    @functools.cached_property
+    def generated_faces(self) -> np.ndarray | None:
+        """G(z) of `z`, u8 [NUM_FACES, r, r, 3]."""
+        return None if self.z is None else self.generate(self.z)
+
+    def generate(self, z: np.ndarray) -> np.ndarray:
+        """Return the faces G(z) of latents [B, Z]: u8 [B, r, r, 3]."""
+        assert self.generator is not None
+        with torch.inference_mode():
+            parts = torch.from_numpy(z).to(_device()).split(BATCH)
+            return np.concatenate([to_faces(self.generator(part)) for part in parts])
+
+    def shrink(self, faces: np.ndarray) -> np.ndarray:
+        """Return faces u8 [B, R, R, 3] in G's resolution, if there is a G that they fit."""
+        side = self.generator.resolution if self.generator else None
+        if side is None or faces.shape[1] % side or faces.shape[1] == side:
+            return faces
+        return to_faces(to_images(faces, side))
+
+    def synthetic(self, count: int) -> list[tuple[bytes, dict[str, Any]]]:
+        """Return the first samples of the generated dataset: JPEG bytes and labels."""
+        done = sorted(shards.done(self.run.markers("synthesize")))
+        if not done:
+            return []
+        path = dataset.shard_path(self.run.synthetic, done[0])
+        try:
+            return _first_samples(path, count)
+        except (OSError, tarfile.TarError, ValueError, KeyError) as error:
+            raise RunDirectoryError(
+                f"{path} is damaged ({error}); `distfacegan verify` names every damaged shard"
+            ) from None
+
+
+def _table(run: RunDirectory, stage: str, name: str) -> Table | None:
+    if not (run.latents / name / "zarr.json").exists():
+        return None
+    group = latents.open_group(run.latents, name)
+    if "shard_rows" not in group.attrs:
+        return None  # interrupted while it was being made
+    return Table(group, shards.done(run.markers(stage)))
+
+
+def _load_lgen(folder: Path, generator: Generator | None) -> lgen.LandmarkGenerator | None:
+    """Load a landmark generator, if it is there and takes the generator's latents."""
+    if generator is None or not folder.is_dir():
+        return None
+    state, variant = networks.load(folder, "lgen"), networks.read_meta(folder)["variant"]
+    shape = {name: variant[name] for name in ("depth", "width", "activation")}
+    network = lgen.LandmarkGenerator(latent_dim=state["hidden.0.weight"].shape[1], **shape)
+    network.load_state_dict(state)
+    return network.eval() if network.hidden[0].in_features == generator.latent_dim else None
+
+
+def _first_samples(path: Path, count: int) -> list[tuple[bytes, dict[str, Any]]]:
+    parts: dict[str, dict[str, bytes]] = {}
+    with tarfile.open(path) as tar:
+        for member in tar:
+            name, _, suffix = member.name.partition(".")
+            file = tar.extractfile(member)
+            assert file is not None
+            parts.setdefault(name, {})[suffix] = file.read()
+            if len(parts) == count and len(parts[name]) == 2:
+                break
+    return [(part["jpg"], json.loads(part["json"])) for part in parts.values()]
+
+
+def _device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"

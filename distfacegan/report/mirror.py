@@ -1,0 +1,46 @@
+"""Fig. 9: the way in the latent space from a photo to its mirror image (section VII)."""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from distfacegan.core.inversion import RECIPES, invert
+from distfacegan.core.pixels import to_images
+from distfacegan.report.contents import Contents
+from distfacegan.store import files
+
+log = logging.getLogger(__name__)
+
+STEPS_BETWEEN = 14
+
+
+def invert_mirrored(contents: Contents, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return z [n, Z] and loss [n] of the mirrored photos of some rows, inverted as the run does.
+
+    The result is kept in report/mirror.json for the next report.
+    """
+    generator, photos = contents.generator, contents.photos
+    record = contents.run.record("invert")
+    assert generator is not None and photos is not None and record is not None
+    names = ("seed", "recipe", "steps", "learning_rate")
+    settings = {name: record["settings"][name] for name in names}
+    made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}
+    cache = contents.run.report / "mirror.json"
+    kept = files.read_json(cache) if cache.exists() else {}
+    if kept.get("made_of") != made_of:
+        log.info("report: inverts %d mirrored photos, once", len(rows))
+        mirrored = np.ascontiguousarray(photos.read("image", rows)[:, :, ::-1])
+        options = {**RECIPES[settings.pop("recipe")], **settings}
+        faces = to_images(mirrored, generator.resolution)
+        found = invert(generator, faces, rows=rows, **options)
+        kept = {"made_of": made_of, "z": found.z.tolist(), "loss": found.loss.tolist()}
+        files.write_json(cache, kept)
+    return np.array(kept["z"], np.float32), np.array(kept["loss"], np.float32)
+
+
+def way(start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Return the latents on the straight line between two [Z], both included: f32 [16, Z]."""
+    share = np.linspace(0, 1, STEPS_BETWEEN + 2, dtype=np.float32)[:, None]
+    return (1 - share) * start + share * end

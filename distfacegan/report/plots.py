@@ -1,0 +1,68 @@
+"""The page's plots, as SVG pictures in data URIs."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+INK, MUTED, GRID = "#1d2733", "#5c6875", "#e6e9ed"
+COLOURS = ("#0b7a75", "#d1495b", "#8d99a6")
+MAX_POINTS = 1000  # of a curve
+
+
+def curves(steps: Sequence[float], values: Mapping[str, Sequence[float]], title: str) -> str:
+    """Draw named curves over training steps."""
+    every = -(-len(steps) // MAX_POINTS) or 1
+    figure, axes = _figure(title)
+    for (name, curve), colour in zip(values.items(), COLOURS, strict=False):
+        marker = "o" if len(steps) < 4 else None
+        axes.plot(
+            steps[::every], curve[::every], color=colour, lw=1.4, label=name, marker=marker, ms=4
+        )
+    axes.set_xlabel("step", color=MUTED, fontsize=9)
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    if len(values) > 1:
+        axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return _uri(figure)
+
+
+def histogram(values: np.ndarray, title: str, label: str) -> str:
+    """Draw how often values occur, with their median; the last bar holds the largest 0.5% too."""
+    values = values[np.isfinite(values)]
+    top = float(np.percentile(values, 99.5))
+    bottom = float(values.min())
+    top = top if top > bottom else bottom + 1e-3
+    figure, axes = _figure(title, width=5.6)
+    axes.hist(np.minimum(values, top), bins=40, range=(bottom, top), color=COLOURS[0], alpha=0.85)
+    median = float(np.median(values))
+    axes.axvline(median, color=COLOURS[1], lw=1.4, label=f"median {median:.3g}")
+    axes.set_xlabel(label, color=MUTED, fontsize=9)
+    axes.set_ylabel("faces", color=MUTED, fontsize=9)
+    axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return _uri(figure)
+
+
+def _figure(title: str, width: float = 4.2) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width, 2.7), layout="constrained")
+    axes = figure.add_subplot()
+    axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color(MUTED)
+    axes.tick_params(colors=MUTED, labelsize=8.5)
+    axes.grid(color=GRID, lw=0.8)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def _uri(figure: Figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    return "data:image/svg+xml;base64," + base64.b64encode(buffer.getvalue()).decode()
