@@ -1,0 +1,58 @@
+"""Workers that fail on demand. In a module of their own, so that Ray's workers can import it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+from distfacegan.errors import CheckpointError
+from distfacegan.store import shards
+from distfacegan.store.shards import Shard, ShardStats
+
+
+class FaultyWorker:
+    """Marks shards done, but for those whose number has a fault in `faults`.
+
+    A fault is (kind, times): kind `raise`, `die` or `slow`, and how often it strikes.
+    """
+
+    def __init__(self, folder: Path, faults: dict[int, tuple[str, int]] | None = None) -> None:
+        self._folder, self._faults = folder, faults or {}
+
+    def run(self, shard: Shard) -> ShardStats:
+        started = time.time()
+        kind, times = self._faults.get(shard.index, ("", 0))
+        if self._attempt(shard) <= times:
+            if kind == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            raise OSError(f"fault in shard {shard.index}")
+        return shards.mark_done(
+            self._folder / "markers",
+            shard,
+            statuses={"ok": len(shard)},
+            digests={},
+            started=started,
+        )
+
+    def _attempt(self, shard: Shard) -> int:
+        """Count the attempts at a shard in files: processes die here."""
+        attempts = self._folder / "attempts" / str(shard.index)
+        attempts.mkdir(parents=True, exist_ok=True)
+        (attempts / f"{time.time_ns()}-{os.getpid()}").touch()
+        return len(list(attempts.iterdir()))
+
+
+class BadSettingWorker:
+    """Cannot be constructed."""
+
+    def __init__(self) -> None:
+        raise CheckpointError("these weights are of another architecture")
+
+
+class DyingWorker:
+    """Dies while it is constructed."""
+
+    def __init__(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)

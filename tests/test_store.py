@@ -1,0 +1,285 @@
+"""What is on disk: files, shards, the latent store, checkpoints, the generated dataset."""
+
+import os
+import stat
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import webdataset
+import zarr
+
+from distfacegan.errors import CheckpointError, RunDirectoryError
+from distfacegan.store import dataset, files, latents, networks, shards
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Shard, Status
+
+
+def photos(store, rows=10, shard_rows=4, side=16):
+    return latents.create_group(store, "photos", num_rows=rows, shard_rows=shard_rows, R=side)
+
+
+def faces(shard, seed=0):
+    """Return one shard of every array of photos/, from a seed."""
+    random = np.random.default_rng(seed)
+    rows = len(shard)
+    return {
+        "image": random.integers(0, 255, (rows, 16, 16, 3), dtype=np.uint8),
+        "box": random.random((rows, 4), dtype=np.float32),
+        "key": np.array([f"{row:06d}.jpg" for row in shard.rows], dtype=object),
+        "status": np.full(rows, Status.OK, np.uint8),
+    }
+
+
+def test_a_file_is_replaced_whole_and_nothing_else_is_left(tmp_path):
+    path = tmp_path / "deep" / "a.json"
+    files.write_json(path, {"a": 1})
+    files.write_json(path, {"a": 2})
+    assert files.read_json(path) == {"a": 2}
+    assert os.listdir(path.parent) == ["a.json"]
+
+
+def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
+    path = tmp_path / "a"
+    files.write_bytes(path, b"old")
+
+    def fail(*_):
+        raise OSError("disk full")
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="disk full"):
+        files.write_bytes(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_files_are_as_readable_as_the_umask_says(tmp_path):
+    before = os.umask(0o022)
+    try:
+        files.write_bytes(tmp_path / "a", b"x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    ("rows", "shard_rows", "expected"),
+    [
+        (10, 4, [(0, 0, 4), (1, 4, 8), (2, 8, 10)]),
+        (8, 4, [(0, 0, 4), (1, 4, 8)]),
+        (3, 4, [(0, 0, 3)]),
+        (0, 4, []),
+    ],
+)
+def test_rows_are_split_into_shards(rows, shard_rows, expected):
+    assert shards.split(rows, shard_rows) == [Shard(*parts) for parts in expected]
+
+
+def test_every_array_comes_back_as_it_was_committed(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    for shard in latents.plan(group):
+        latents.commit(group, tmp_path / "m", shard, faces(shard, shard.index), time.time())
+    again = latents.open_group(tmp_path / "s.zarr", "photos")
+    for shard in latents.plan(again):
+        for name, expected in faces(shard, shard.index).items():
+            np.testing.assert_array_equal(latents.read(again, name, shard), expected)
+
+
+def test_a_shard_of_rows_is_one_file_of_every_array(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    for shard in latents.plan(group):
+        latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    for name in latents.GROUPS["photos"]:
+        chunks = tmp_path / "s.zarr" / "photos" / name / "c"
+        assert sum(path.is_file() for path in chunks.rglob("*")) == 3
+
+
+def test_a_marker_says_what_was_written(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    shard = latents.plan(group)[2]
+    arrays = faces(shard)
+    arrays["status"][1] = Status.NO_FACE
+    latents.commit(group, tmp_path / "m", shard, arrays, time.time() - 2)
+    [marker] = shards.read_markers(tmp_path / "m")
+    assert (marker.shard, marker.start, marker.stop) == (2, 8, 10)
+    assert marker.statuses == {"ok": 1, "no face": 1}
+    assert 2 <= marker.seconds < 10
+    assert set(marker.digests) == {"photos/image", "photos/box", "photos/key", "photos/status"}
+    assert shards.done(tmp_path / "m") == {2}
+
+
+def test_a_commit_of_the_wrong_arrays_writes_nothing(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    shard = latents.plan(group)[0]
+    arrays = faces(shard)
+    del arrays["box"]
+    with pytest.raises(KeyError, match="photos holds"):
+        latents.commit(group, tmp_path / "m", shard, arrays, time.time())
+    assert shards.done(tmp_path / "m") == set()
+    assert not (tmp_path / "s.zarr" / "photos" / "image" / "c").exists()
+
+
+def test_a_group_of_another_shape_is_refused_by_array(tmp_path):
+    photos(tmp_path / "s.zarr", side=16)
+    with pytest.raises(RunDirectoryError) as caught:
+        photos(tmp_path / "s.zarr", side=32)
+    assert "image: uint8 [10, 16, 16, 3]" in str(caught.value)
+    assert "uint8 [10, 32, 32, 3]" in str(caught.value)
+
+
+def test_a_group_whose_making_was_interrupted_is_made_again(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    del group.attrs["shard_rows"]  # written last
+    assert latents.num_rows(photos(tmp_path / "s.zarr", rows=6)) == 6
+
+
+def test_a_missing_group_says_which_stage_is_missing(tmp_path):
+    zarr.open_group(tmp_path / "s.zarr", mode="a")
+    with pytest.raises(RunDirectoryError, match="no group 'latents'"):
+        latents.open_group(tmp_path / "s.zarr", "latents")
+
+
+def test_a_flipped_bit_is_an_error_and_never_a_wrong_face(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    shard = latents.plan(group)[0]
+    latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    [path] = [p for p in (tmp_path / "s.zarr/photos/image/c").rglob("*") if p.is_file()]
+    data = bytearray(path.read_bytes())
+    data[100] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(RunDirectoryError, match=r"photos/image, rows 0 to 4"):
+        latents.read(group, "image", shard)
+
+
+def test_a_discarded_shard_can_be_written_again_though_it_was_damaged(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    shard = latents.plan(group)[2]  # the short one, which Zarr would read before writing
+    latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    [path] = [p for p in (tmp_path / "s.zarr/photos/image/c/2").rglob("*") if p.is_file()]
+    path.write_bytes(b"rubbish")
+    latents.discard(group, shard)
+    latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    np.testing.assert_array_equal(latents.read(group, "image", shard), faces(shard)["image"])
+
+
+def test_a_checkpoint_comes_back_with_its_meta(tmp_path):
+    state = {"w": torch.arange(6.0).reshape(2, 3).t()}  # not contiguous
+    networks.save(tmp_path / "c", {"generator": state}, {"step": 3})
+    assert torch.equal(networks.load(tmp_path / "c", "generator")["w"], state["w"])
+    assert networks.read_meta(tmp_path / "c")["step"] == 3
+    assert networks.damaged(tmp_path / "c") == []
+
+
+def test_damaged_weights_are_refused_by_name(tmp_path):
+    networks.save(tmp_path / "c", {"generator": {"w": torch.zeros(100)}}, {})
+    path = tmp_path / "c" / "generator.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(CheckpointError, match="is damaged"):
+        networks.load(tmp_path / "c", "generator")
+    assert "its content has changed" in networks.damaged(tmp_path / "c")[0]
+
+
+def test_weights_in_a_pickle_are_refused_and_never_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (os.mkdir, (str(tmp_path / "exploded"),))
+
+    torch.save(Bomb(), tmp_path / "w.pth")
+    with pytest.raises(CheckpointError, match="weights in pickle files .* are refused"):
+        networks.load(tmp_path / "w.pth", "generator")
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_missing_weights_say_what_was_looked_for(tmp_path):
+    with pytest.raises(CheckpointError, match="no weights at"):
+        networks.load(tmp_path / "nothing.safetensors", "generator")
+
+
+def test_old_checkpoints_are_pruned_and_the_newest_stay(tmp_path):
+    for step in (1, 2, 10, 11):
+        networks.save(tmp_path / f"{step:08d}", {"g": {"w": torch.zeros(1)}}, {})
+    (tmp_path / ".00000012.partial").mkdir()  # what a killed save leaves
+    networks.prune(tmp_path, keep=2)
+    assert [path.name for path in networks.checkpoints(tmp_path)] == ["00000010", "00000011"]
+    assert not (tmp_path / ".00000012.partial").exists()
+
+
+# webdataset 1.0 leaves the tar file open for the garbage collector.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_dataset_shard_is_read_by_webdataset(tmp_path):
+    face = np.zeros((16, 16, 3), np.uint8)
+    face[..., 0] = 200  # red stays red
+    samples = [(7, face, {"landmarks": [[0.5, 0.25]], "index": 7}), (8, face, {"index": 8})]
+    digest = dataset.write_shard(tmp_path / "00000.tar", samples, 95)
+    read = list(
+        webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)
+        .decode("rgb8")
+        .to_tuple("__key__", "jpg", "json")
+    )
+    assert [key for key, _, _ in read] == ["000000007", "000000008"]
+    assert read[0][2]["landmarks"] == [[0.5, 0.25]]
+    np.testing.assert_allclose(read[0][1].mean((0, 1)), [200, 0, 0], atol=4)
+    assert dataset.write_shard(tmp_path / "again.tar", samples, 95) == digest
+
+
+def test_a_run_is_not_resumed_with_other_settings(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.begin("ingest", {"seed": 0, "source": {"kind": "folder", "photos": 3}}, {})
+    run.begin("ingest", {"seed": 0, "source": {"kind": "folder", "photos": 3}}, {})
+    with pytest.raises(RunDirectoryError) as caught:
+        run.begin("ingest", {"seed": 1, "source": {"kind": "folder", "photos": 4}}, {})
+    assert "seed: 0 on disk, 1 asked" in str(caught.value)
+    assert "source.photos: 3 on disk, 4 asked" in str(caught.value)
+    assert "kind" not in str(caught.value)
+
+
+def test_a_run_is_not_resumed_with_other_inputs(tmp_path):
+    run = RunDirectory(tmp_path)
+    run.begin("invert", {}, {"generator": "aa"})
+    with pytest.raises(RunDirectoryError, match="generator: aa on disk, bb asked"):
+        run.begin("invert", {}, {"generator": "bb"})
+
+
+def test_the_identity_of_a_stage_follows_its_inputs(tmp_path):
+    identities = set()
+    for number, photos in enumerate(["aa", "aa", "bb"]):
+        run = RunDirectory(tmp_path / str(number))
+        run.begin("landmarks", {"detector": "onnx"}, {"photos": photos})
+        identities.add(run.identity("landmarks"))
+    assert len(identities) == 2
+
+
+def test_a_second_job_is_refused_by_the_name_of_the_first(tmp_path):
+    run = RunDirectory(tmp_path)
+    code = (
+        "import sys, time; from pathlib import Path\n"
+        "from distfacegan.store.run_directory import RunDirectory\n"
+        f"with RunDirectory(Path({str(tmp_path)!r})).lock('the-first'):\n"
+        "    print('locked', flush=True); time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as first:
+        assert first.stdout.readline() == b"locked\n"
+        assert run.holder()["job"] == "the-first"
+        with (
+            pytest.raises(RunDirectoryError, match=f"'the-first' .*process {first.pid}"),
+            run.lock("the-second"),
+        ):
+            pass
+        first.kill()  # a lock ends with its process, however that dies
+    with run.lock("the-second"):
+        pass
+    assert run.holder() is None
+
+
+def test_a_damaged_record_is_named(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text("{")
+    with pytest.raises(RunDirectoryError, match=r"a\.json is damaged"):
+        files.read_json(path)
+    with pytest.raises(ValueError):
+        files.write_json(path, {"loss": float("nan")})  # which no other reader would take
