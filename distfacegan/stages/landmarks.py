@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any, Literal
 
+import cv2
 import numpy as np
 
 from distfacegan.core import faces
@@ -36,6 +37,7 @@ class LandmarkWorker:
         source: Source | None = None,
         device: str = "cpu",
     ) -> None:
+        cv2.setNumThreads(1)  # workers share the cores already
         self._photos = latents.open_group(store, "photos")
         self._landmarks = latents.open_group(store, "landmarks")
         self._markers, self._source = markers, source
@@ -68,7 +70,8 @@ class LandmarkWorker:
                 if i in own:
                     arrays["deviation"][i] = deviation(detected, own[i])
         good = trusted(points, score, self._min_score)
-        arrays["points"][with_face], arrays["score"][with_face] = points, score
+        # A point beyond the crop is moved to its edge: L-Gen's sigmoid knows nothing else.
+        arrays["points"][with_face], arrays["score"][with_face] = points.clip(0, 1), score
         arrays["status"][with_face] = np.where(good, Status.OK, Status.LANDMARKS_NOT_TRUSTED)
         return latents.commit(self._landmarks, self._markers, shard, arrays, started)
 

@@ -1,0 +1,77 @@
+"""A job that is small enough to be run again and again by the tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from distfacegan import specfile
+from distfacegan.spec import JobSpec
+from distfacegan.store import latents
+from distfacegan.store.run_directory import RunDirectory
+
+SMALL_JOB = {
+    "name": "small",
+    "run": "run",
+    "seed": 3,
+    "ingest": {
+        "source": {"kind": "procedural", "count": 100},
+        "resolution": 32,
+        "shard_rows": 10,
+    },
+    "landmarks": {"detector": "annotations"},
+    "began": {
+        "resolution": 16,
+        "latent_dim": 8,
+        "width": 8,
+        "levels": 2,
+        "steps": 400,
+        "checkpoint_every": 100,
+        "metrics_every": 50,
+        "workers": 2,
+    },
+    "invert": {"steps": 60, "batch": 4},
+    "lgen": {"epochs": 3, "trials": 2, "early_stopping": False},
+    "synthesize": {"count": 1000, "shard_rows": 50},
+    "report": {},
+}
+
+
+def write_spec(folder: Path, **changes: object) -> Path:
+    """Write the small job, or parts of it, as a spec into a folder; return its path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    document = {key: value for key, value in (SMALL_JOB | changes).items() if value is not None}
+    path = folder / "job.yaml"
+    path.write_text(yaml.safe_dump(document, sort_keys=False))
+    return path
+
+
+def load_spec(folder: Path, **changes: object) -> JobSpec:
+    """Return the small job, with changes, for a run directory in a folder."""
+    return specfile.load(write_spec(folder, **changes))
+
+
+def arrays(run: RunDirectory) -> dict[str, np.ndarray]:
+    """Return every array of a run's store."""
+    found = {}
+    for name, schema in latents.GROUPS.items():
+        if (run.latents / name).exists():
+            group = latents.open_group(run.latents, name)
+            found |= {f"{name}/{array}": latents.read(group, array) for array in schema}
+    return found
+
+
+def assert_equal_runs(run: RunDirectory, other: RunDirectory) -> None:
+    """Hold two runs to the same arrays, networks and generated faces, bit for bit."""
+    found, expected = arrays(run), arrays(other)
+    assert found.keys() == expected.keys()
+    for name in found:
+        np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    for pattern in ("began/generator/*.safetensors", "lgen/final/*.safetensors", "synthetic/*.tar"):
+        paths = sorted(path.relative_to(other.root) for path in other.root.glob(pattern))
+        assert paths == sorted(path.relative_to(run.root) for path in run.root.glob(pattern))
+        for path in paths:
+            same = (run.root / path).read_bytes() == (other.root / path).read_bytes()
+            assert same, f"{path} differs"
