@@ -1,9 +1,8 @@
 """What makes one procedural face this face: every random choice, drawn from (seed, row) alone.
 
-Lengths are in units of half the width of an average head (about 70 mm), angles in radians, colours sRGB in [0, 1].
+Lengths are in head units, half the width of an average head (about 70 mm); angles in radians;
+colours sRGB in [0, 1]. The proportions are the mean ones of human landmarks on photos.
 """
-
-from __future__ import annotations
 
 import colorsys
 import dataclasses
@@ -105,7 +104,7 @@ class Look:
 
 @dataclasses.dataclass(frozen=True)
 class Light:
-    """A key light, an ambient light and a rim light, in the camera's axes (x right, y up, z to the viewer)."""
+    """Light from one side, from all sides and from behind; x right, y up, z to the viewer."""
 
     direction: tuple[float, float, float]
     key: Colour

@@ -1,0 +1,81 @@
+"""The source of procedural faces, and the order in which a face is put together."""
+
+import functools
+import hashlib
+
+import numpy as np
+
+from distfacegan.errors import SourceError
+from distfacegan.sources.procedural.hair import build_hair
+from distfacegan.sources.procedural.head import Head, build_head
+from distfacegan.sources.procedural.paint import paint_face
+from distfacegan.sources.procedural.raster import Camera, Surface, draw
+from distfacegan.sources.procedural.scene import build_body, paint_background
+from distfacegan.sources.procedural.traits import sample_traits
+
+SIZE = 192  # the side of a photo, in pixels
+VERSION = 1  # to be raised by whoever changes what any face looks like
+
+
+class ProceduralFaces:
+    """A source of `count` rendered faces; row i is a pure function of (seed, i).
+
+    Raises SourceError for a count or a seed that cannot be used.
+    """
+
+    def __init__(self, count: int, seed: int = 0) -> None:
+        self.count = _whole("count", count, at_least=1)
+        self.seed = _whole("seed", seed, at_least=0)
+
+    @functools.cached_property
+    def keys(self) -> list[str]:
+        """The names of the photos: their rows."""
+        return [f"{row:06d}" for row in range(self.count)]
+
+    def read(self, row: int) -> np.ndarray:
+        """Return the photo of a row, u8 RGB [192, 192, 3]."""
+        return render_face(self.seed, self._known(row))[0]
+
+    def annotation(self, row: int) -> np.ndarray:
+        """Return the exact landmarks of a row, f32 [49, 2], pixels of its photo."""
+        traits = sample_traits(self.seed, self._known(row))
+        return _see_landmarks(build_head(traits), Camera(traits.pose, SIZE))
+
+    def fingerprint(self) -> str:
+        """Return a digest of everything that the photos depend on."""
+        return hashlib.sha256(f"procedural {VERSION} {self.seed} {self.count}".encode()).hexdigest()
+
+    def _known(self, row: int) -> int:
+        if not 0 <= row < self.count:
+            raise IndexError(f"row {row} of {self.count} procedural faces")
+        return row
+
+
+def render_face(seed: int, row: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
+    """Return a face, u8 RGB [size, size, 3], and its landmarks, f32 [49, 2], x and y in pixels.
+
+    The centre of pixel (column, row) is at (column, row). `size` is at most 512.
+    """
+    traits = sample_traits(seed, row)
+    camera = Camera(traits.pose, size)
+    head = build_head(traits)
+    behind, before = build_hair(traits)
+    face = Surface(head.sheet(), paint_face(head, traits))
+    picture = paint_background(traits.look, size)
+    for surface in (*behind, build_body(traits.look), face, *before):
+        draw(picture, surface, camera, traits.light)
+    return np.round(picture).astype(np.uint8), _see_landmarks(head, camera)
+
+
+def _see_landmarks(head: Head, camera: Camera) -> np.ndarray:
+    """Return where the camera sees the landmarks, f32 [49, 2], pixels."""
+    positions = head.landmarks().astype(np.float32)[:, None]
+    return camera.project(camera.turn(positions))[:, 0, :2] - np.float32(0.5)
+
+
+def _whole(name: str, value: int, at_least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+        raise SourceError(
+            f"procedural faces: {name} is {value!r}; give a whole number of {at_least} or more"
+        )
+    return value
