@@ -1,0 +1,328 @@
+"""The stages' workers as plain classes: no Ray, one shard at a time."""
+
+import json
+import zipfile
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from distfacegan.core.networks import Generator
+from distfacegan.errors import CheckpointError, RunDirectoryError, SourceError
+from distfacegan.sources import open_source
+from distfacegan.stages import invert, landmarks, weights
+from distfacegan.stages.ingest import IngestWorker
+from distfacegan.stages.invert import InvertWorker
+from distfacegan.stages.landmarks import LandmarkWorker, deviation
+from distfacegan.stages.synthesize import SynthesizeWorker
+from distfacegan.stages.training import Training, load_faces, read_metrics
+from distfacegan.store import latents, networks, shards
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Status
+from tests.jobs import load_spec
+from tests.onnx_file import write_linear_network
+
+
+def ingest(source, run, rows_of_shard=100, resolution=32):
+    """Ingest a whole source, shard by shard; return the photos group."""
+    photos = latents.create_group(
+        run.latents,
+        "photos",
+        num_rows=len(source.keys),
+        shard_rows=rows_of_shard,
+        R=resolution,
+    )
+    worker = IngestWorker(source, run.latents, run.markers("ingest"), resolution)
+    for shard in latents.plan(photos):
+        worker.run(shard)
+    return photos
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDirectory(tmp_path / "run")
+
+
+@pytest.fixture(scope="module")
+def faces():
+    """Twelve procedural faces."""
+    return open_source("procedural", count=12, seed=5)
+
+
+@pytest.fixture
+def generator(tmp_path):
+    """The path of a small generator of 16 px faces, with random weights."""
+    torch.manual_seed(1)
+    network = Generator(resolution=16, latent_dim=6, width=8, levels=2)
+    networks.save(tmp_path / "g", {"generator": network.state_dict()}, {})
+    return tmp_path / "g"
+
+
+def test_bad_photos_among_good_ones_are_statuses(faces, run, tmp_path):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    good = cv2.cvtColor(faces.read(1), cv2.COLOR_RGB2BGR)
+    cv2.imwrite(str(folder / "a.png"), good)
+    data = (folder / "a.png").read_bytes()
+    (folder / "b.png").write_bytes(data[: len(data) // 2])
+    (folder / "c.jpg").write_bytes(b"")
+    (folder / "d.jpg").write_bytes(b"not an image")
+    cv2.imwrite(str(folder / "e.png"), np.full((100, 100, 3), 128, np.uint8))
+    cv2.imwrite(str(folder / "f.png"), cv2.cvtColor(good, cv2.COLOR_BGR2GRAY))
+    (folder / "notes.txt").write_text("not a photo")
+    photos = ingest(open_source("folder", path=folder), run)
+    statuses = dict(
+        zip(latents.read(photos, "key"), latents.read(photos, "status").tolist(), strict=True)
+    )
+    assert statuses == {
+        "a.png": Status.OK,
+        "b.png": Status.UNREADABLE,
+        "c.jpg": Status.UNREADABLE,
+        "d.jpg": Status.UNREADABLE,
+        "e.png": Status.NO_FACE,
+        "f.png": Status.OK,
+    }
+    image = latents.read(photos, "image")
+    assert (image[1:5] == 0).all()
+    assert np.abs(image[0].mean(-1) - image[5].mean(-1)).mean() < 12  # the same face, grey
+
+
+def test_one_bad_image_in_an_archive_is_a_status(faces, run, tmp_path):
+    with zipfile.ZipFile(tmp_path / "img_align_celeba.zip", "w") as archive:
+        for row in range(3):
+            _, data = cv2.imencode(".jpg", cv2.cvtColor(faces.read(row), cv2.COLOR_RGB2BGR))
+            content = b"rubbish" if row == 1 else data.tobytes()
+            archive.writestr(f"img_align_celeba/{row + 1:06d}.jpg", content)
+    photos = ingest(open_source("celeba", path=tmp_path / "img_align_celeba.zip"), run)
+    assert latents.read(photos, "status").tolist() == [Status.OK, Status.UNREADABLE, Status.OK]
+
+
+def landmark(run, **options):
+    """Find the landmarks of all shards; return the landmarks group."""
+    photos = latents.open_group(run.latents, "photos")
+    group = latents.create_group(
+        run.latents,
+        "landmarks",
+        num_rows=latents.num_rows(photos),
+        shard_rows=latents.shard_rows(photos),
+    )
+    worker = LandmarkWorker(run.latents, run.markers("landmarks"), **options)
+    for shard in latents.plan(group):
+        worker.run(shard)
+    return group
+
+
+def test_annotations_are_carried_through_the_crop_exactly(faces, run):
+    photos = ingest(faces, run)
+    group = landmark(run, detector="annotations", source=faces)
+    status, points = latents.read(group, "status"), latents.read(group, "points")
+    [ok] = np.nonzero(status == Status.OK)
+    assert len(ok) >= 10
+    for row in ok:
+        x, y, side, _ = latents.read(photos, "box")[row]
+        # The centre of pixel i of the source is at i + 1/2 from its edge.
+        expected = (faces.annotation(row) + 0.5 - [x, y]) / side
+        np.testing.assert_allclose(points[row], expected.clip(0, 1), atol=1e-5)
+
+
+def test_a_row_without_a_face_has_nothing_upstream(faces, run):
+    photos = ingest(faces, run)
+    photos["status"][:] = np.where(np.arange(12) % 2, Status.NO_FACE, Status.OK)
+    group = landmark(run, detector="annotations", source=faces)
+    assert (latents.read(group, "status")[1::2] == Status.NOTHING_UPSTREAM).all()
+    assert np.isnan(latents.read(group, "points")[1::2]).all()
+
+
+def test_a_network_that_sees_no_face_is_not_trusted(faces, run, tmp_path):
+    """All 68 points at the centre, whatever the picture: certain, and no face."""
+    path = tmp_path / "centre.onnx"
+    write_linear_network(path, np.zeros((136, 3 * 112 * 112)), np.full(136, 0.5), 112)
+    ingest(faces, run)
+    group = landmark(run, detector="onnx", model=path, source=faces)
+    status = latents.read(group, "status")
+    assert set(status.tolist()) <= {Status.LANDMARKS_NOT_TRUSTED, Status.NOTHING_UPSTREAM}
+    seen = status == Status.LANDMARKS_NOT_TRUSTED
+    assert (latents.read(group, "deviation")[seen] > 0.2).all()
+
+
+def test_deviation_is_in_distances_of_the_eyes():
+    """A face whose eyes are 0.4 apart (corners) and 0.2 (centres), all points 0.04 too low."""
+    truth = np.zeros((49, 2), np.float32)
+    truth[19:25], truth[25:31] = [0.4, 0.4], [0.6, 0.4]
+    truth[19], truth[28] = [0.3, 0.4], [0.7, 0.4]
+    low = truth + np.float32([0, 0.04])
+    assert deviation(low, truth) == pytest.approx(0.04 / 0.4, rel=1e-4)
+    five = np.stack([truth[19:25].mean(0), truth[25:31].mean(0), truth[13], truth[31], truth[37]])
+    eyes = np.linalg.norm(five[1] - five[0])
+    assert deviation(low, five) == pytest.approx(0.04 / eyes, rel=1e-4)
+
+
+def test_celebas_five_points_are_no_landmarks(tmp_path):
+    folder = tmp_path / "img_align_celeba"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "000001.jpg"), np.zeros((40, 40, 3), np.uint8))
+    lines = ["1", "lefteye_x lefteye_y ...", "000001.jpg " + " ".join("12345678910"[:10])]
+    (tmp_path / "list_landmarks_align_celeba.txt").write_text("\n".join(lines) + "\n")
+    source = {"kind": "celeba", "path": str(folder)}
+    spec = load_spec(tmp_path, ingest={"source": source})
+    with pytest.raises(SourceError, match="5 points of a face, 49 are needed"):
+        landmarks.settings(spec)
+
+
+def test_missing_weights_of_the_detector_stop_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    spec = load_spec(tmp_path, landmarks={"detector": "face_alignment"})
+    with pytest.raises(CheckpointError, match=r"2DFAN4-.*\.pth\.tar"):
+        landmarks.settings(spec)
+
+
+def inverter(run, generator, name="latents.zarr", **options):
+    photos = latents.open_group(run.latents, "photos")
+    store = run.root / name
+    latents.create_group(
+        store,
+        "latents",
+        num_rows=latents.num_rows(photos),
+        shard_rows=latents.shard_rows(photos),
+        Z=6,
+    )
+    settings = {"seed": 2, "recipe": "clip", "steps": 15, "learning_rate": 0.1, "batch": 5}
+    worker = InvertWorker(
+        run.latents, store, run.root / f"{name}-markers", generator, **(settings | options)
+    )
+    for shard in latents.plan(photos):
+        worker.run(shard)
+    return latents.open_group(store, "latents")
+
+
+def test_the_recipes_differ_in_the_box_alone(faces, run, generator):
+    ingest(faces, run)
+    for recipe, inside in (("clip", True), ("paper", False)):
+        group = inverter(run, generator, f"{recipe}.zarr", recipe=recipe, steps=60)
+        ok = latents.read(group, "status") == Status.OK
+        assert (np.abs(latents.read(group, "z")[ok]).max() <= 1) == inside
+
+
+def test_shards_and_batches_do_not_change_a_latent(faces, run, generator):
+    ingest(faces, run, rows_of_shard=12)
+    one = latents.read(inverter(run, generator, "a.zarr", batch=12), "z")
+    many = latents.read(inverter(run, generator, "b.zarr", batch=1), "z")
+    np.testing.assert_allclose(one, many, atol=1e-4)
+
+
+def test_an_exploding_generator_is_a_status_of_its_rows(faces, run, tmp_path):
+    network = Generator(resolution=16, latent_dim=6, width=8, levels=2)
+    network.to_rgb.bias.data[0] = float("inf")
+    networks.save(tmp_path / "bad", {"generator": network.state_dict()}, {})
+    photos = ingest(faces, run)
+    status = latents.read(inverter(run, tmp_path / "bad"), "status")
+    assert (status[latents.read(photos, "status") == Status.OK] == Status.FAILED).all()
+
+
+def test_faces_that_the_generator_cannot_make_are_refused_before_the_run(generator, tmp_path):
+    spec = load_spec(
+        tmp_path,
+        ingest={"source": {"kind": "procedural", "count": 3}, "resolution": 24},
+        began=None,
+        invert={"generator": str(generator)},
+    )
+    with pytest.raises(CheckpointError, match="makes faces of 16 pixels"):
+        invert.settings(spec)
+
+
+def test_the_generator_comes_from_a_folder_or_a_file(generator):
+    file = generator / "generator.safetensors"
+    assert weights.load_generator(generator).resolution == 16
+    assert weights.load_generator(file).latent_dim == 6
+    assert weights.digest(generator, "generator") == weights.digest(file, "generator")
+
+
+def began_run(folder, faces, **section):
+    """Return a run directory with faces, and the settings to train on them."""
+    run = RunDirectory(folder / "run")
+    ingest(faces, run)
+    defaults = {"resolution": 16, "width": 4, "levels": 2, "latent_dim": 4, "batch": 4}
+    defaults |= {"steps": 20, "checkpoint_every": 5, "metrics_every": 5}
+    return run, load_spec(folder, began=defaults | section).began
+
+
+def test_training_that_was_interrupted_equals_training_that_was_not(faces, tmp_path, monkeypatch):
+    states = []
+    for name, stop in (("whole", 99), ("broken", 13)):
+        run, section = began_run(tmp_path / name, faces)
+        training = Training(run, section, seed=1, without_shards=[])
+        step = training.trainer.step
+
+        def interrupted(*batch, step=step, training=training, stop=stop):
+            if training.trainer.num_steps == stop:
+                raise KeyboardInterrupt
+            step(*batch)
+
+        monkeypatch.setattr(training.trainer, "step", interrupted)
+        if stop < section.steps:
+            with pytest.raises(KeyboardInterrupt):
+                training.run()
+            training = Training(run, section, seed=1, without_shards=[])
+            assert training.trainer.num_steps == 10  # the newest checkpoint
+        training.run()
+        states.append(networks.load(run.began / "generator", "generator"))
+        steps = [line["step"] for line in read_metrics(run.began / "metrics.jsonl")]
+        assert steps == [5, 10, 15, 20]
+    for name, tensor in states[0].items():
+        assert torch.equal(tensor, states[1][name]), name
+
+
+def test_training_sees_the_faces_and_nothing_else(faces, tmp_path):
+    run, _ = began_run(tmp_path, faces)
+    photos = latents.open_group(run.latents, "photos")
+    photos["status"][:] = [Status.OK, Status.NO_FACE] * 6
+    seen = load_faces(run, 16, [])
+    assert seen.shape == (6, 16, 16, 3)
+    image = latents.read(photos, "image")[2].astype(float)
+    small = image.reshape(16, 2, 16, 2, 3).mean((1, 3))  # averaged over squares of 2 by 2
+    np.testing.assert_allclose(seen[1], small, atol=0.51)
+
+
+def test_training_without_a_face_says_so(faces, tmp_path):
+    run, section = began_run(tmp_path, faces)
+    latents.open_group(run.latents, "photos")["status"][:] = Status.NO_FACE
+    with pytest.raises(RunDirectoryError, match="no face to train on"):
+        Training(run, section, seed=1, without_shards=[])
+
+
+def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp_path):
+    from distfacegan.core.lgen import LandmarkGenerator
+
+    network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
+    meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}, "evaluation": {}}
+    networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
+    samples = []
+    for shard_rows in (7, 10):
+        folder = tmp_path / str(shard_rows)
+        worker = SynthesizeWorker(
+            folder, folder / "markers", generator, tmp_path / "l", seed=4, jpeg_quality=90
+        )
+        found = {}
+        for shard in shards.split(20, shard_rows):
+            for index, face, labels in worker._samples(shard):
+                found[index] = (face, json.dumps(labels))
+        samples.append(found)
+    for index in range(20):
+        np.testing.assert_array_equal(samples[0][index][0], samples[1][index][0])
+        assert samples[0][index][1] == samples[1][index][1]
+    labels = json.loads(samples[0][3][1])
+    assert (labels["index"], labels["seed"], len(labels["z"])) == (3, 4, 6)
+    np.testing.assert_allclose(
+        labels["landmarks_px"], np.array(labels["landmarks"]) * 16, atol=1e-3
+    )
+
+
+def test_the_landmark_generator_must_take_the_generators_latents(generator, tmp_path):
+    from distfacegan.core.lgen import LandmarkGenerator
+
+    network = LandmarkGenerator(latent_dim=9, depth=1, width=4)
+    meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}}
+    networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
+    with pytest.raises(CheckpointError, match="takes z of 9 dimensions, the generator of 6"):
+        weights.load_lgen(tmp_path / "l", 6)
