@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distfacegan.report import page
+from distfacegan.report import figures
 from distfacegan.report.contents import Contents
+from distfacegan.report.page import render
 from distfacegan.report.summary import summarize
 from distfacegan.store import files
 from distfacegan.store.run_directory import RunDirectory
@@ -20,8 +21,9 @@ def write(run: RunDirectory) -> Path:
     DistfaceganError that names it.
     """
     contents = Contents(run)
-    summary = summarize(contents)
-    html = page.render(contents, summary)
+    pictures = figures.draw(contents)
+    summary = summarize(contents) | {"figures": figures.numbers(pictures)}
+    html = render(contents, summary, pictures)
     files.write_json(run.report / "summary.json", summary)
     path = run.report / "index.html"
     files.write_bytes(path, html.encode())

@@ -18,12 +18,13 @@ import torch
 import yaml
 import zarr
 
-from distfacegan.core import lgen
+from distfacegan.core.lgen import LandmarkGenerator, split
 from distfacegan.core.networks import Generator
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import dataset, files, latents, networks, shards
+from distfacegan.report.weights import load_generator, load_lgen
+from distfacegan.store import dataset, files, latents, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -45,6 +46,12 @@ class Table:
         """All rows of the group, done or not."""
         return latents.num_rows(self.group)
 
+    def row_shape(self, array: str) -> tuple[int, ...]:
+        """Return the shape of one row of an array."""
+        found = self.group[array]
+        assert isinstance(found, zarr.Array)
+        return found.shape[1:]
+
     def sample(self, count: int) -> np.ndarray:
         """Return at most `count` rows with status ok: at random, always the same, sorted."""
         random = np.random.default_rng(0)
@@ -56,10 +63,17 @@ class Table:
         return choose(np.concatenate(good) if good else np.empty(0, int), count)
 
     def read(self, array: str, rows: np.ndarray) -> np.ndarray:
-        """Return some rows of an array, one after the other."""
-        return np.concatenate(
-            [latents.read(self.group, array, slice(int(row), int(row) + 1)) for row in rows]
-        )
+        """Return some rows of an array, in the order given; each chunk is read once."""
+        found = self.group[array]
+        assert isinstance(found, zarr.Array)
+        length = found.chunks[0]
+        values = np.empty((len(rows), *found.shape[1:]), found.dtype)
+        for chunk in np.unique(rows // length):
+            here = rows // length == chunk
+            start = int(chunk) * length
+            block = latents.read(self.group, array, slice(start, start + length))
+            values[here] = block[rows[here] - start]
+        return values
 
 
 def choose(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
@@ -140,21 +154,8 @@ class Contents:
         return sorted((self.run.began / "samples").glob("[0-9]*.png"))
 
     @functools.cached_property
-    def _generator(self) -> tuple[Generator, Path, str] | None:
-        """G, its file and its digest: the one that was inverted, else this run's newest."""
-        records = (self.run.record(stage) for stage in ("invert", "synthesize"))
-        wanted = next((record["inputs"]["generator"] for record in records if record), None)
-        given = (self.spec.get(stage, {}).get("generator") for stage in ("invert", "synthesize"))
-        checkpoints = networks.checkpoints(self.run.began / "checkpoints")[-1:]
-        for path in [self.run.began / "generator", *(Path(p) for p in given if p), *checkpoints]:
-            file = networks.weights_file(path, "generator")
-            if file.is_file() and wanted in (None, files.file_digest(file)):
-                state = networks.load(path, "generator")
-                generator = Generator.from_state_dict(state).eval().requires_grad_(False)
-                return generator.to(_device()), file, files.file_digest(file)
-            if path == self.run.began / "generator" and path.is_dir():
-                networks.load(path, "generator")  # says what is damaged
-        return None
+    def _generator(self) -> tuple[Generator, str] | None:
+        return load_generator(self.run, self.spec)
 
     @property
     def generator(self) -> Generator | None:
@@ -164,18 +165,20 @@ class Contents:
     @property
     def generator_digest(self) -> str | None:
         """The digest of G's weights."""
-        return self._generator[2] if self._generator else None
+        return self._generator[1] if self._generator else None
 
     @functools.cached_property
-    def lgen(self) -> lgen.LandmarkGenerator | None:
+    def lgen(self) -> LandmarkGenerator | None:
         """L-Gen as the synthesis uses it: trained on all rows."""
         given = self.spec.get("synthesize", {}).get("lgen")
-        return _load_lgen(Path(given) if given else self.run.lgen / "lgen", self.generator)
+        dim = self.generator.latent_dim if self.generator else None
+        return load_lgen(Path(given) if given else self.run.lgen / "lgen", dim)
 
     @functools.cached_property
-    def held_out_lgen(self) -> lgen.LandmarkGenerator | None:
+    def held_out_lgen(self) -> LandmarkGenerator | None:
         """L-Gen trained on the training rows alone."""
-        return _load_lgen(self.run.lgen / "held_out", self.generator)
+        dim = self.latents.row_shape("z")[0] if self.latents else None
+        return load_lgen(self.run.lgen / "held_out", dim)
 
     @functools.cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -202,7 +205,7 @@ class Contents:
         if len(good) != sum(self.evaluation[f"rows_{k}"] for k in ("train", "validation", "test")):
             return np.empty(0, int)  # there are more rows now than L-Gen learnt from
         settings = record["settings"]
-        return good[lgen.split(len(good), settings["test_share"], settings["seed"])[1]]
+        return good[split(len(good), settings["test_share"], settings["seed"])[1]]
 
     @functools.cached_property
     def real_faces(self) -> np.ndarray | None:
@@ -228,7 +231,7 @@ class Contents:
         """Return the faces G(z) of latents [B, Z]: u8 [B, r, r, 3]."""
         assert self.generator is not None
         with torch.inference_mode():
-            parts = torch.from_numpy(z).to(_device()).split(BATCH)
+            parts = torch.from_numpy(z).to(self.generator.stem.weight).split(BATCH)
             return np.concatenate([to_faces(self.generator(part)) for part in parts])
 
     def shrink(self, faces: np.ndarray) -> np.ndarray:
@@ -261,17 +264,6 @@ def _table(run: RunDirectory, stage: str, name: str) -> Table | None:
     return Table(group, shards.done(run.markers(stage)))
 
 
-def _load_lgen(folder: Path, generator: Generator | None) -> lgen.LandmarkGenerator | None:
-    """Load a landmark generator, if it is there and takes the generator's latents."""
-    if generator is None or not folder.is_dir():
-        return None
-    state, variant = networks.load(folder, "lgen"), networks.read_meta(folder)["variant"]
-    shape = {name: variant[name] for name in ("depth", "width", "activation")}
-    network = lgen.LandmarkGenerator(latent_dim=state["hidden.0.weight"].shape[1], **shape)
-    network.load_state_dict(state)
-    return network.eval() if network.hidden[0].in_features == generator.latent_dim else None
-
-
 def _first_samples(path: Path, count: int) -> list[tuple[bytes, dict[str, Any]]]:
     parts: dict[str, dict[str, bytes]] = {}
     with tarfile.open(path) as tar:
@@ -283,7 +275,3 @@ def _first_samples(path: Path, count: int) -> list[tuple[bytes, dict[str, Any]]]
             if len(parts) == count and len(parts[name]) == 2:
                 break
     return [(part["jpg"], json.loads(part["json"])) for part in parts.values()]
-
-
-def _device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,10 @@ from distfacegan.core.grids import encode, tile
 from distfacegan.core.landmarks import nme
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report import mirror
-from distfacegan.report.contents import Contents, choose
+from distfacegan.report.contents import Contents, Table, choose
 
 GRID_FACES = 64
+NUM_LABELLED = 12  # faces of a figure that shows landmarks
 MAX_SIDE = 128  # pixels of a face on the page; larger ones are shrunk
 MAX_GRIDS = 6
 MAX_GRID_SIDE = 544
@@ -33,6 +34,33 @@ class Picture:
     alt: str
     label: str = ""
     marks: Sequence[tuple[str, str]] = ()
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)  # that the label says
+
+
+def draw(contents: Contents) -> dict[str, Any]:
+    """Return the pictures of every figure; those of a stage that has not run are empty."""
+    return {
+        "random_faces": random_faces(contents),
+        "training_samples": training_samples(contents),
+        "reconstructions": reconstructions(contents),
+        "detections": detections(contents),
+        "test_examples": test_examples(contents),
+        "labelled_faces": labelled_faces(contents),
+        "ways": ways_to_mirror(contents),
+        "synthetic": synthetic_samples(contents),
+    }
+
+
+def numbers(drawn: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the numbers below the pictures, for the summary."""
+    return {
+        "reconstructions": {
+            name: [dict(made.numbers) for _, made in pairs]
+            for name, pairs in drawn["reconstructions"].items()
+        },
+        "test_examples": [dict(shown.numbers) for shown in drawn["test_examples"]],
+        "mirror": [{**way[0].numbers, **way[-1].numbers} for way in drawn["ways"]],
+    }
 
 
 def random_faces(contents: Contents) -> dict[str, Picture]:
@@ -59,12 +87,15 @@ def training_samples(contents: Contents) -> list[Picture]:
 
 def reconstructions(contents: Contents) -> dict[str, list[tuple[Picture, Picture]]]:
     """Fig. 4: pairs of photo and G(z), random ones, the best and the worst by equation 3."""
-    if contents.photos is None or contents.generator is None or contents.latents is None:
+    photos, latents = contents.photos, contents.latents
+    if photos is None or latents is None or contents.generator is None:
         return {}
     rows = np.flatnonzero(np.isfinite(contents.losses))
     order = rows[np.argsort(contents.losses[rows], kind="stable")]
     groups = {"random": random_rows(contents), "best": order[:4], "worst": order[-4:][::-1]}
-    return {name: _pairs(contents, some) for name, some in groups.items() if len(some)}
+    return {
+        name: _pairs(contents, photos, latents, some) for name, some in groups.items() if len(some)
+    }
 
 
 def random_rows(contents: Contents) -> np.ndarray:
@@ -76,7 +107,7 @@ def detections(contents: Contents) -> list[Picture]:
     """Fig. 5: random faces with their detected landmarks."""
     if contents.photos is None or contents.landmarks is None:
         return []
-    rows = contents.landmarks.sample(16)
+    rows = contents.landmarks.sample(NUM_LABELLED)
     if len(rows) == 0:
         return []
     points = contents.landmarks.read("points", rows)
@@ -88,7 +119,7 @@ def detections(contents: Contents) -> list[Picture]:
 
 def test_examples(contents: Contents) -> list[Picture]:
     """Return test photos with detected landmarks and, in another colour, L-Gen's of their z."""
-    rows = choose(contents.test_rows, 12)
+    rows = choose(contents.test_rows, NUM_LABELLED)
     network = contents.held_out_lgen
     if len(rows) == 0 or network is None or not (contents.photos and contents.latents):
         return []
@@ -100,6 +131,7 @@ def test_examples(contents: Contents) -> list[Picture]:
             face,
             f"Test face {row} with detected landmarks and L-Gen's",
             f"NME {100 * error:.1f}%",
+            {"row": int(row), "nme": float(error)},
             detected=own,
             generated=points,
         )
@@ -113,8 +145,8 @@ def labelled_faces(contents: Contents) -> list[Picture]:
     """Fig. 8: G(z) with the landmarks L-Gen(z), for random z."""
     if contents.lgen is None or contents.z is None or contents.generated_faces is None:
         return []
-    faces = contents.generated_faces[GRID_FACES : GRID_FACES + 16]  # others than in Fig. 3
-    points = _landmarks(contents.lgen, contents.z[GRID_FACES : GRID_FACES + 16])
+    some = slice(GRID_FACES, GRID_FACES + NUM_LABELLED)  # others than in Fig. 3
+    faces, points = contents.generated_faces[some], _landmarks(contents.lgen, contents.z[some])
     return [
         picture(face, "Generated face with L-Gen's landmarks", generated=own)
         for face, own in zip(faces, points, strict=True)
@@ -129,15 +161,27 @@ def ways_to_mirror(contents: Contents) -> list[list[Picture]]:
     if len(rows) == 0:
         return []
     photos = contents.shrink(contents.photos.read("image", rows))
-    ends, losses = mirror.invert_mirrored(contents, rows)
+    ends, losses = mirror.invert_mirrored(contents, contents.photos, rows)
     starts = contents.latents.read("z", rows)
     return [
         [
-            picture(photo, f"Photo {row}", "photo"),
+            picture(
+                photo,
+                f"Photo {row}",
+                f"row {row} · {own:.3f}",
+                {"row": int(row), "loss": float(own)},
+            ),
             *_way(contents, mirror.way(start, end)),
-            picture(photo[:, ::-1], f"Photo {row} mirrored", f"mirror, loss {loss:.3f}"),
+            picture(
+                photo[:, ::-1],
+                f"Photo {row} mirrored",
+                f"mirror · {mirrored:.3f}",
+                {"mirror_loss": float(mirrored)},
+            ),
         ]
-        for row, photo, start, end, loss in zip(rows, photos, starts, ends, losses, strict=True)
+        for row, photo, start, end, own, mirrored in zip(
+            rows, photos, starts, ends, contents.losses[rows], losses, strict=True
+        )
     ]
 
 
@@ -150,14 +194,20 @@ def synthetic_samples(contents: Contents) -> list[Picture]:
             f"{labels['index']:09d}",
             [(GENERATED, _path(np.array(labels["landmarks"])))],
         )
-        for jpeg, labels in contents.synthetic(16)
+        for jpeg, labels in contents.synthetic(NUM_LABELLED)
     ]
 
 
-def picture(face: np.ndarray, alt: str, label: str = "", **marks: np.ndarray) -> Picture:
+def picture(
+    face: np.ndarray,
+    alt: str,
+    label: str = "",
+    numbers: Mapping[str, float] | None = None,
+    **marks: np.ndarray,
+) -> Picture:
     """Make a picture of a face u8 [R, R, 3] with kinds of landmarks [49, 2] in units of it."""
     paths = [(kind, _path(points)) for kind, points in marks.items()]
-    return Picture(_uri(shrink(face, MAX_SIDE)), alt, label, paths)
+    return Picture(_uri(shrink(face, MAX_SIDE)), alt, label, paths, numbers or {})
 
 
 def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
@@ -169,16 +219,22 @@ def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
     return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
-def _pairs(contents: Contents, rows: np.ndarray) -> list[tuple[Picture, Picture]]:
-    assert contents.photos is not None and contents.latents is not None
-    photos = contents.shrink(contents.photos.read("image", rows))
-    faces = contents.generate(contents.latents.read("z", rows))
+def _pairs(
+    contents: Contents, photos: Table, latents: Table, rows: np.ndarray
+) -> list[tuple[Picture, Picture]]:
+    shrunk = contents.shrink(photos.read("image", rows))
+    faces = contents.generate(latents.read("z", rows))
     return [
         (
             picture(photo, f"Photo {row}", f"row {row}"),
-            picture(face, f"Reconstruction of photo {row}", f"{contents.losses[row]:.3f}"),
+            picture(
+                face,
+                f"Reconstruction of photo {row}",
+                f"{loss:.3f}",
+                {"row": int(row), "loss": float(loss)},
+            ),
         )
-        for row, photo, face in zip(rows, photos, faces, strict=True)
+        for row, photo, face, loss in zip(rows, shrunk, faces, contents.losses[rows], strict=True)
     ]
 
 

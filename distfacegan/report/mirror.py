@@ -8,7 +8,7 @@ import numpy as np
 
 from distfacegan.core.inversion import RECIPES, invert
 from distfacegan.core.pixels import to_images
-from distfacegan.report.contents import Contents
+from distfacegan.report.contents import Contents, Table
 from distfacegan.store import files
 
 log = logging.getLogger(__name__)
@@ -16,14 +16,16 @@ log = logging.getLogger(__name__)
 STEPS_BETWEEN = 14
 
 
-def invert_mirrored(contents: Contents, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def invert_mirrored(
+    contents: Contents, photos: Table, rows: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return z [n, Z] and loss [n] of the mirrored photos of some rows, inverted as the run does.
 
     The result is kept in report/mirror.json for the next report.
     """
-    generator, photos = contents.generator, contents.photos
-    record = contents.run.record("invert")
-    assert generator is not None and photos is not None and record is not None
+    generator, record = contents.generator, contents.run.record("invert")
+    assert generator is not None
+    assert record is not None
     names = ("seed", "recipe", "steps", "learning_rate")
     settings = {name: record["settings"][name] for name in names}
     made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}

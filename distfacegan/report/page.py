@@ -7,21 +7,20 @@ from typing import Any
 import jinja2
 import numpy as np
 
-from distfacegan.report import figures, plots
+from distfacegan.report import plots
 from distfacegan.report.contents import STAGES, Contents
 from distfacegan.store.shards import Status
 
 MISSING = "–"
-CURVES = {  # of metrics.jsonl, in plots that share an axis
-    "L(x) and L(G(z))": ("loss_real", "loss_fake"),
-    "M_global": ("m_global",),
-    "k": ("k",),
-    "learning rate": ("learning_rate",),
-    "images/s": ("images_per_s",),
+CURVES = {  # of metrics.jsonl, one plot each
+    "M_global": "m_global",
+    "k": "k",
+    "Learning rate": "learning_rate",
+    "Images/s": "images_per_s",
 }
 
 
-def render(contents: Contents, summary: dict[str, Any]) -> str:
+def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]) -> str:
     """Return the page, which loads nothing from anywhere."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("distfacegan", "report"),
@@ -40,19 +39,12 @@ def render(contents: Contents, summary: dict[str, Any]) -> str:
         summary=summary,
         stages=STAGES,
         statuses=_statuses(summary),
-        random_faces=figures.random_faces(contents),
         curves=_curves(contents),
-        training_samples=figures.training_samples(contents),
-        reconstructions=figures.reconstructions(contents),
         losses=_histogram(contents.losses, "Inversion error of every row", "mean |x − G(z)|"),
-        detections=figures.detections(contents),
         deviations=_histogram(
             contents.deviations, "Deviation from the source's points", "share of the eye distance"
         ),
-        test_examples=figures.test_examples(contents),
-        labelled_faces=figures.labelled_faces(contents),
-        ways=figures.ways_to_mirror(contents),
-        synthetic=figures.synthetic_samples(contents),
+        **pictures,
         job=contents.run.job.read_text() if contents.run.job.exists() else "",
     )
 
@@ -63,8 +55,10 @@ def count(value: float | None) -> str:
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """Write a number with so many significant digits, and never as 1e-05 where 0.00001 fits."""
-    return MISSING if value is None else f"{value:,.{digits}g}" if abs(value) < 1e3 else count(value)
+    """Write a number with so many significant digits."""
+    if value is None or abs(value) >= 10**digits:
+        return count(value)
+    return f"{value:#.{digits}g}".removesuffix(".")
 
 
 def percent(value: float | None) -> str:
@@ -103,14 +97,21 @@ def _statuses(summary: dict[str, Any]) -> dict[str, list[int | None]]:
 
 
 def _curves(contents: Contents) -> dict[str, str]:
-    lines = contents.metrics
+    """Return the plots of the training by title."""
+    lines, record = contents.metrics, contents.run.record("began")
     if not lines:
         return {}
-    steps = [line["step"] for line in lines]
-    return {
-        title: plots.curves(steps, {name: [line[name] for line in lines] for name in names}, title)
-        for title, names in CURVES.items()
+    of = {name: [line[name] for line in lines] for name in lines[0]}
+    ratio = [fake / real for real, fake in zip(of["loss_real"], of["loss_fake"], strict=True)]
+    gamma = None if record is None else ("gamma", record["settings"]["gamma"])
+    losses = {"L(x), real": of["loss_real"], "L(G(z)), generated": of["loss_fake"]}
+    drawn = {
+        "Losses": plots.curves(of["step"], losses, "Losses"),
+        "Balance": plots.curves(of["step"], {"L(G(z)) / L(x)": ratio}, "Balance", gamma),
     }
+    for title, name in CURVES.items():
+        drawn[title] = plots.curves(of["step"], {title: of[name]}, title)
+    return drawn
 
 
 def _histogram(values: np.ndarray, title: str, label: str) -> str | None:

@@ -16,8 +16,13 @@ COLOURS = ("#0b7a75", "#d1495b", "#8d99a6")
 MAX_POINTS = 1000  # of a curve
 
 
-def curves(steps: Sequence[float], values: Mapping[str, Sequence[float]], title: str) -> str:
-    """Draw named curves over training steps."""
+def curves(
+    steps: Sequence[float],
+    values: Mapping[str, Sequence[float]],
+    title: str,
+    level: tuple[str, float] | None = None,
+) -> str:
+    """Draw named curves over training steps, and a named level that they should keep."""
     every = -(-len(steps) // MAX_POINTS) or 1
     figure, axes = _figure(title)
     for (name, curve), colour in zip(values.items(), COLOURS, strict=False):
@@ -28,7 +33,9 @@ def curves(steps: Sequence[float], values: Mapping[str, Sequence[float]], title:
     axes.set_xlabel("step", color=MUTED, fontsize=9)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    if len(values) > 1:
+    if level is not None:
+        axes.axhline(level[1], color=COLOURS[2], lw=1.2, ls="--", label=level[0])
+    if len(values) > 1 or level is not None:
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return _uri(figure)
 
@@ -51,7 +58,9 @@ def histogram(values: np.ndarray, title: str, label: str) -> str:
 
 
 def _figure(title: str, width: float = 4.2) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=(width, 2.7), layout="constrained")
+    figure = Figure(figsize=(width, 2.7))
+    margin = 0.6 / width
+    figure.subplots_adjust(left=margin, right=0.98, top=0.88, bottom=0.19)
     axes = figure.add_subplot()
     axes.set_title(title, loc="left", fontsize=10, fontweight="bold", color=INK)
     axes.spines[["top", "right"]].set_visible(False)

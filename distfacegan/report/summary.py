@@ -23,7 +23,7 @@ def summarize(contents: Contents) -> dict[str, Any]:
         "seed": contents.seed,
         "written": time.strftime("%Y-%m-%d %H:%M:%S %z"),
         "rows": photos.num_rows if photos else None,
-        "resolution": int(photos.group["image"].shape[1]) if photos else None,
+        "resolution": photos.row_shape("image")[0] if photos else None,
         "generator": {
             "resolution": generator.resolution if generator else None,
             "latent_dim": generator.latent_dim if generator else None,
@@ -72,6 +72,7 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
     set_aside: dict[str, str] = {}
     statuses: dict[str, int] = {}
     rows: int | None
+    done: int | None
     if stage == "began":
         rows, done = settings["steps"], _steps_done(contents)
     elif stage == "lgen":

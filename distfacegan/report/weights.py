@@ -1,0 +1,48 @@
+"""The networks that the report draws with: this run's own, or those that its spec names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from distfacegan.core.lgen import LandmarkGenerator
+from distfacegan.core.networks import Generator
+from distfacegan.store import files, networks
+from distfacegan.store.run_directory import RunDirectory
+
+
+def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> tuple[Generator, str] | None:
+    """Return G and its digest: the one that was inverted, else the run's newest, else None.
+
+    Raises CheckpointError if the run's own is damaged.
+    """
+    records = (run.record(stage) for stage in ("invert", "synthesize"))
+    wanted = next((record["inputs"]["generator"] for record in records if record), None)
+    given = [spec.get(stage, {}).get("generator") for stage in ("invert", "synthesize")]
+    checkpoints = networks.checkpoints(run.began / "checkpoints")[-1:]
+    own = [path for path in (run.began / "generator",) if path.is_dir()]
+    for path in [*own, *(Path(path) for path in given if path), *checkpoints]:
+        if path not in own and not networks.weights_file(path, "generator").is_file():
+            continue  # weights that the spec names may have stayed on another machine
+        state = networks.load(path, "generator")
+        digest = files.file_digest(networks.weights_file(path, "generator"))
+        if wanted in (None, digest):
+            generator = Generator.from_state_dict(state).eval().requires_grad_(False)
+            return generator.to("cuda" if torch.cuda.is_available() else "cpu"), digest
+    return None
+
+
+def load_lgen(folder: Path, latent_dim: int | None) -> LandmarkGenerator | None:
+    """Load a landmark generator, if it is there and takes latents of so many dimensions."""
+    if latent_dim is None or not folder.is_dir():
+        return None
+    state, variant = networks.load(folder, "lgen"), networks.read_meta(folder)["variant"]
+    if state["hidden.0.weight"].shape[1] != latent_dim:
+        return None
+    shape = {name: variant[name] for name in ("depth", "width", "activation")}
+    network = LandmarkGenerator(latent_dim=latent_dim, **shape)
+    network.load_state_dict(state)
+    return network.eval()
