@@ -6,7 +6,8 @@ import math
 from pathlib import Path
 
 from distfacegan.core.networks import Discriminator, Generator
-from distfacegan.errors import SourceError
+from distfacegan.errors import DistfaceganError, SourceError
+from distfacegan.pipeline import MODULES
 from distfacegan.sources import open_source
 from distfacegan.spec import Began, CelebASource, JobSpec, ProceduralSource
 from distfacegan.store.run_directory import RunDirectory
@@ -33,6 +34,7 @@ def describe(spec: JobSpec, path: Path) -> str:
         work = _WORK[stage](spec, rows) if stage in _WORK else "a page and its numbers"
         lines.append(f"  {stage:<10} {work}{state}")
     lines.append(f"  photos     {source}")
+    lines += [f"  warning: {warning}" for warning in _what_is_missing(spec)]
     hours = _gpu_hours(spec, rows)
     if hours:
         lines.append(
@@ -40,6 +42,17 @@ def describe(spec: JobSpec, path: Path) -> str:
             "operations, not measured)"
         )
     return "\n".join(lines)
+
+
+def _what_is_missing(spec: JobSpec) -> Lines:
+    """Return what `run` would stop at, were it started here and now: data and weights."""
+    warnings = []
+    for stage in spec.stages:
+        try:
+            MODULES[stage].settings(spec)
+        except DistfaceganError as error:
+            warnings.append(f"`run` would stop here: {stage}: {error}")
+    return list(dict.fromkeys(warnings))
 
 
 def generator_flops(section: Began) -> float:
@@ -56,12 +69,12 @@ def _photos(spec: JobSpec) -> tuple[int | None, str]:
         return source.count, f"{source.count:,} procedural faces, drawn as they are read"
     try:
         count = len(open_source(**source.model_dump(), seed=spec.seed).keys)
-    except SourceError as error:
+    except SourceError:
         if source.path.exists():
             raise
-        known = CELEBA_PHOTOS if isinstance(source, CelebASource) else None
-        guess = f"; CelebA's {known:,} are assumed" if known else ""
-        return known, f"warning: not found from here, `run` would stop: {error}{guess}"
+        if isinstance(source, CelebASource):
+            return CELEBA_PHOTOS, f"CelebA's {CELEBA_PHOTOS:,} are assumed"
+        return None, "not known"
     return count, f"{count:,} at {source.path}"
 
 
