@@ -32,6 +32,7 @@ def curves(
         )
     axes.set_xlabel("step", color=MUTED, fontsize=9)
     axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     if level is not None:
         axes.axhline(level[1], color=COLOURS[2], lw=1.2, ls="--", label=level[0])
