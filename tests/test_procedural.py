@@ -80,7 +80,7 @@ def test_opencv_finds_nearly_every_face(faces, boxes):
     cascade = cv2.CascadeClassifier(cv2.data.haarcascades + "haarcascade_frontalface_default.xml")
     greys = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in faces[0]]
     found = [len(cascade.detectMultiScale(grey, 1.1, 5)) > 0 for grey in greys]
-    assert np.mean(found) >= 0.95
+    assert np.mean(found) >= 0.96
 
 
 def test_the_box_that_opencv_finds_sits_on_the_face(faces, boxes):
@@ -149,12 +149,12 @@ def test_a_spot_painted_on_a_landmark_is_seen_at_the_landmark():
 
 
 def test_turning_the_head_moves_the_nose_the_way_that_it_turns():
-    positions = Head(*_plain()[:2]).landmarks().astype(np.float32)[:, None]
+    positions = Head(*_plain()[:2]).landmarks()
 
     def nose(**pose: float) -> np.ndarray:
         still = {"yaw": 0.0, "pitch": 0.0, "roll": 0.0, "scale": 1.0, "shift": (0.0, 0.0)}
         camera = Camera(Pose(**(still | pose)), SIZE)
-        points = camera.project(camera.turn(positions))[:, 0, :2]
+        points = camera.project(camera.turn(positions))[:2].T
         return points[13] - (points[19] + points[28]) / 2  # from between the eyes
 
     assert nose()[0] == pytest.approx(0, abs=1e-3)

@@ -69,8 +69,8 @@ def render_face(seed: int, row: int, size: int = SIZE) -> tuple[np.ndarray, np.n
 
 def _see_landmarks(head: Head, camera: Camera) -> np.ndarray:
     """Return where the camera sees the landmarks, f32 [49, 2], pixels."""
-    positions = head.landmarks().astype(np.float32)[:, None]
-    return camera.project(camera.turn(positions))[:, 0, :2] - np.float32(0.5)
+    x, y, _ = camera.project(camera.turn(head.landmarks()))
+    return np.stack([x - 0.5, y - 0.5], axis=-1).astype(np.float32)
 
 
 def _whole(name: str, value: int, at_least: int) -> int:

@@ -20,16 +20,22 @@ def build_hair(traits: Traits) -> tuple[list[Surface], list[Surface]]:
     if look.hair_style == "bald":
         return [], []
     rng = np.random.Generator(np.random.Philox(look.texture_seed))
-    sheet, colours = _shape_shell(traits, rng), _paint_shell(look, rng)
+    sheet = _shape_shell(traits, rng)
+    colours, alpha = _paint_shell(look, rng)
 
     def part(start: float, end: float) -> list[Surface]:
-        return [
-            Surface(_columns(sheet, start, end), _columns(colours, start, end), 0.09, solid=False)
-        ]
+        """The shell from one share of the way around to another, past the seam if need be."""
+
+        def cut(grid: np.ndarray, axis: int) -> np.ndarray:
+            count = grid.shape[axis]
+            columns = range(round(start * count), round(end * count))
+            return np.take(grid, columns, axis, mode="wrap")
+
+        return [Surface(cut(sheet, 2), cut(colours, 1), cut(alpha, 1), gloss=0.09)]
 
     if look.hair_style in LENGTHS:
         return part(0.75, 1.25), part(0.23, 0.77)
-    return [], part(0.16, 0.84)
+    return part(0.66, 1.34), part(0.16, 0.84)
 
 
 def hairline(theta: np.ndarray, look: Look) -> np.ndarray:
@@ -52,7 +58,7 @@ def hairline(theta: np.ndarray, look: Look) -> np.ndarray:
 
 
 def _shape_shell(traits: Traits, rng: np.random.Generator) -> np.ndarray:
-    """Return the positions of the shell, f32 [rows, columns, 3]."""
+    """Return the positions of the shell, f32 [3, rows, columns]."""
     look, ends = traits.look, LENGTHS.get(traits.look.hair_style, SHORT)
     theta, rows = _axes(SHEET)
     arc, below = _arc_and_drop(rows)
@@ -71,11 +77,11 @@ def _shape_shell(traits: Traits, rng: np.random.Generator) -> np.ndarray:
     width = (traits.shape.width * swell**0.82 + volume * swell**0.6) * hang
     depth = np.where(np.cos(theta) > 0, 1.12 * swell**0.8, 1.2 * swell**0.7) + volume
     y = y + (volume + 0.05) * np.cos(arc)
-    return np.stack([width * np.sin(theta), y, depth * np.cos(theta)], -1).astype(np.float32)
+    return np.stack([width * np.sin(theta), y, depth * np.cos(theta)])
 
 
-def _paint_shell(look: Look, rng: np.random.Generator) -> np.ndarray:
-    """Return the colour of the strands, and an alpha that ends at the hairline: u8 RGBA."""
+def _paint_shell(look: Look, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Return the strands, u8 RGB [rows, columns, 3], and their alpha: it ends at the hairline."""
     theta, rows = _axes(CANVAS)
     arc, below = _arc_and_drop(rows)
     edge, steep = _edge(theta, look)
@@ -83,9 +89,8 @@ def _paint_shell(look: Look, rng: np.random.Generator) -> np.ndarray:
     strands = 1 + 0.16 * _noise(rng, (4, 200), CANVAS) + 0.1 * _noise(rng, (2, 40), CANVAS)
     tips = (0.03 if look.hair_style in ("fringe", "bob") else 0.015) * _noise(rng, (1, 300), CANVAS)
     alpha = np.minimum((y - edge + tips) / (0.07 * steep) + 0.5, (1 - rows + tips) / 0.06)
-    red, green, blue = (np.float32(255 * c) * strands for c in look.hair)
-    layers = cv2.merge([red, green, blue, 255 * alpha])
-    return np.minimum(np.maximum(layers, 0), 255).astype(np.uint8)
+    colours = cv2.merge([np.clip(strands * (255 * c), 0, 255) for c in look.hair])
+    return colours.astype(np.uint8), (np.clip(alpha, 0, 1) * 255).astype(np.uint8)
 
 
 def _arc_and_drop(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -115,9 +120,3 @@ def _noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, in
     """Smooth noise of so many cells down and around, f32 [size]."""
     coarse = rng.standard_normal(cells, dtype=np.float32)
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)
-
-
-def _columns(grid: np.ndarray, start: float, end: float) -> np.ndarray:
-    """Return the columns from one share of the way around to another, past the seam if need be."""
-    count = grid.shape[1]
-    return np.take(grid, range(round(start * count), round(end * count)), axis=1, mode="wrap")

@@ -53,7 +53,7 @@ class Head:
         return row, np.arcsin(np.minimum(np.maximum(sine, -1), 1))
 
     def surface(self, row: np.ndarray, theta: np.ndarray) -> np.ndarray:
-        """Return the positions, f32 [..., 3], at rows and thetas that broadcast."""
+        """Return the positions, [3, ...], at rows and thetas that broadcast."""
         middle, half = (CROWN + self.bottom) / 2, (CROWN - self.bottom) / 2
         sine, cosine, swell = np.sin(theta), np.cos(theta), np.sin(np.pi * row)
         x = self._half_width(swell, row) * sine
@@ -64,15 +64,15 @@ class Head:
         ear = np.exp(-(((np.abs(theta) - 1.62) / 0.13) ** 2) - ((y + 0.12) / 0.27) ** 4)
         # The jaw climbs from the chin to the ears.
         climb = 0.5 * np.minimum(np.maximum((row - 0.55) / 0.4, 0), 1) * (1 - cosine) ** 2
-        return np.stack([x * (1 + 0.15 * ear), y + climb, depth + relief], axis=-1)
+        return np.stack([x * (1 + 0.15 * ear), y + climb, depth + relief])
 
     def sheet(self) -> np.ndarray:
-        """Return the surface on a grid, f32 [rows, columns, 3]."""
+        """Return the surface on a grid, f32 [3, rows, columns]."""
         rows, columns = (((np.arange(n) + 0.5) / n).astype(np.float32) for n in SHEET)
         return self.surface(rows[:, None], (columns[None, :] * 2 - 1) * np.float32(THETA_MAX))
 
     def landmarks(self) -> np.ndarray:
-        """Return the positions of the 49 landmarks, [49, 3], in iBUG's order."""
+        """Return the positions of the 49 landmarks, [3, 49], in iBUG's order."""
         return self.surface(*self.locate(self.features.landmarks))
 
     def _half_width(self, swell: np.ndarray, row: np.ndarray) -> np.ndarray:

@@ -23,7 +23,7 @@ def build_body(look: Look) -> Surface:
     neckline = (fall - 0.58 - 0.14 * cosine**4) * len(fall) + 0.5
     dressed = np.minimum(np.maximum(neckline, 0), 1)[..., None]
     colours = (shadow * skin * (1 - dressed) + cloth * dressed).astype(np.uint8)
-    return Surface(np.stack([x, y, z], axis=-1), colours, turn=0.35)
+    return Surface(np.stack([x, y, z]), colours, turn=0.35)
 
 
 def paint_background(look: Look, side: int) -> np.ndarray:
@@ -32,5 +32,5 @@ def paint_background(look: Look, side: int) -> np.ndarray:
     top, bottom = (np.array(colour) for colour in look.background)
     share = np.linspace(0, 1, 4)[:, None, None] + rng.normal(0, 0.25, size=(4, 4, 1))
     coarse = (255 * (top + (bottom - top) * share)).astype(np.float32)
-    fine = cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC)
-    return np.minimum(np.maximum(fine, 0), 255)
+    fine = cv2.resize(coarse, (32, 32), interpolation=cv2.INTER_CUBIC)
+    return cv2.resize(np.clip(fine, 0, 255), (side, side))

@@ -17,8 +17,8 @@ SKIN_TONES = (  # from light to deep
     (0.87, 0.67, 0.53),
     (0.76, 0.55, 0.41),
     (0.60, 0.41, 0.30),
-    (0.45, 0.30, 0.22),
-    (0.33, 0.22, 0.17),
+    (0.47, 0.32, 0.23),
+    (0.38, 0.25, 0.19),
 )
 HAIR_COLOURS = (
     (0.09, 0.07, 0.07),
@@ -126,13 +126,9 @@ class Traits:
 def sample_traits(seed: int, row: int) -> Traits:
     """Return the traits of one face: a pure function of (seed, row)."""
     rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, row])))
-    return Traits(
-        _sample_pose(rng),
-        _sample_shape(rng),
-        _sample_expression(rng),
-        _sample_look(rng),
-        _sample_light(rng),
-    )
+    pose, shape, expression = _sample_pose(rng), _sample_shape(rng), _sample_expression(rng)
+    look = _sample_look(rng)
+    return Traits(pose, shape, expression, look, _sample_light(rng, look.skin))
 
 
 def _bell(rng: np.random.Generator, mean: float, spread: float) -> float:
@@ -158,7 +154,7 @@ def _tint(
 
 def _sample_pose(rng: np.random.Generator) -> Pose:
     return Pose(
-        yaw=float(np.radians(_span(rng, -25, 25))),
+        yaw=float(np.radians(_span(rng, -24, 24))),
         pitch=float(np.radians(_span(rng, -11, 11))),
         roll=float(np.radians(_bell(rng, 0, 4.5))),
         scale=_span(rng, 0.86, 1.0),
@@ -196,7 +192,7 @@ def _sample_expression(rng: np.random.Generator) -> Expression:
         smile=_span(rng, -0.35, 1.0),
         brow=_span(rng, -0.6, 1.0),
         brow_tilt=_bell(rng, 0, 0.4),
-        lids=_span(rng, 0.55, 1.0),
+        lids=_span(rng, 0.62, 1.0),
         gaze=(_bell(rng, 0, 0.35), _bell(rng, 0, 0.2)),
     )
 
@@ -232,11 +228,13 @@ def _sample_look(rng: np.random.Generator) -> Look:
     )
 
 
-def _sample_light(rng: np.random.Generator) -> Light:
+def _sample_light(rng: np.random.Generator, skin: Colour) -> Light:
     side, height = _span(rng, -0.95, 0.95), _span(rng, 0.0, 0.75)
     direction = np.array([np.sin(side), np.sin(height), np.cos(side)])
     direction /= np.linalg.norm(direction)
     warmth, power, fill = _span(rng, -0.12, 0.16), _span(rng, 0.62, 0.82), _span(rng, 0.2, 0.36)
+    exposure = 1.6 - 0.75 * sum(skin) / 3  # photographers light the face
+    power, fill = power * exposure, fill * exposure
     return Light(
         direction=(float(direction[0]), float(direction[1]), float(direction[2])),
         key=(power * (1 + warmth), power, power * (1 - warmth)),
