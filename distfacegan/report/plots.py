@@ -32,10 +32,12 @@ def curves(
         )
     axes.set_xlabel("step", color=MUTED, fontsize=9)
     axes.set_xlim(left=0)
-    axes.set_ylim(bottom=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    top = max(max(curve) for curve in values.values())
     if level is not None:
+        top = max(top, level[1])
         axes.axhline(level[1], color=COLOURS[2], lw=1.2, ls="--", label=level[0])
+    axes.set_ylim(0, 1.08 * top or 1)
     if len(values) > 1 or level is not None:
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return _uri(figure)
