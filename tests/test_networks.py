@@ -165,3 +165,15 @@ def test_a_real_generator_makes_faces():
         face = generator(torch.zeros(1, 64))
     # A frontal face resembles its mirror image, and its upside-down one less.
     assert (face - face.flip(3)).abs().mean() < 0.5 * (face - face.flip(2)).abs().mean()
+
+
+def test_weights_start_as_glorot_s_with_zero_biases():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        generator = Generator(resolution=8, latent_dim=40, width=24, levels=2)
+    # Uniform of variance 2 / (fan in + fan out): 9 * 24 of each, and 40 with 24 * 4 * 4.
+    conv, stem = generator.convs[1].weight, generator.stem.weight
+    assert conv.std().item() == pytest.approx((2 / (2 * 9 * 24)) ** 0.5, rel=0.05)
+    assert stem.std().item() == pytest.approx((2 / (40 + 24 * 16)) ** 0.5, rel=0.05)
+    assert conv.abs().max() <= (6 / (2 * 9 * 24)) ** 0.5
+    assert not any(p.any() for name, p in generator.named_parameters() if name.endswith("bias"))
