@@ -155,7 +155,7 @@ def make_lgen(run) -> None:
         "rows_validation": 6,
         "rows_test": 6,
     }
-    for name in ("held_out", "lgen"):
+    for name in ("held_out", "final"):
         networks.save(run.lgen / name, state, {"variant": VARIANT, "evaluation": evaluation})
     trial = {**VARIANT, "nme": 0.028, "epochs": 3, "seconds": 1.5, "table_one": True}
     files.write_json(run.lgen / "trials.json", [trial])
@@ -401,7 +401,7 @@ def test_shards_set_aside_are_named_with_their_reasons(own):
         ("began/metrics.jsonl", RunDirectoryError),
         ("began/generator/generator.safetensors", CheckpointError),
         ("began/samples/00000020.png", RunDirectoryError),
-        ("lgen/lgen/lgen.safetensors", CheckpointError),
+        ("lgen/final/lgen.safetensors", CheckpointError),
         ("lgen/evaluation.json", RunDirectoryError),
         ("stages/ingest.json", RunDirectoryError),
         ("shards/invert/00001.json", RunDirectoryError),

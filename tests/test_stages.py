@@ -8,16 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from distfacegan import weights
 from distfacegan.core.networks import Generator
 from distfacegan.errors import CheckpointError, RunDirectoryError, SourceError
 from distfacegan.sources import open_source
-from distfacegan.stages import invert, landmarks, weights
+from distfacegan.stages import invert, landmarks
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
 from distfacegan.stages.synthesize import SynthesizeWorker
-from distfacegan.stages.training import Training, load_faces, read_metrics
-from distfacegan.store import latents, networks, shards
+from distfacegan.stages.training import Training, load_faces
+from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 from tests.jobs import load_spec
@@ -267,7 +268,7 @@ def test_training_that_was_interrupted_equals_training_that_was_not(faces, tmp_p
             assert training.trainer.num_steps == 10  # the newest checkpoint
         training.run()
         states.append(networks.load(run.began / "generator", "generator"))
-        steps = [line["step"] for line in read_metrics(run.began / "metrics.jsonl")]
+        steps = [line["step"] for line in metrics.read(run.metrics)]
         assert steps == [5, 10, 15, 20]
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name

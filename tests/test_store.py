@@ -190,7 +190,7 @@ def test_weights_in_a_pickle_are_refused_and_never_run(tmp_path):
             return (os.mkdir, (str(tmp_path / "exploded"),))
 
     torch.save(Bomb(), tmp_path / "w.pth")
-    with pytest.raises(CheckpointError, match="weights in pickle files .* are refused"):
+    with pytest.raises(CheckpointError, match=r"weights in pickle files .* are refused"):
         networks.load(tmp_path / "w.pth", "generator")
     assert not (tmp_path / "exploded").exists()
 

@@ -18,13 +18,14 @@ import torch
 import yaml
 import zarr
 
+from distfacegan import weights
 from distfacegan.core.lgen import LandmarkGenerator, split
 from distfacegan.core.networks import Generator
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
-from distfacegan.report.weights import load_generator, load_lgen
-from distfacegan.store import dataset, files, latents, shards
+from distfacegan.report.generator import load_generator
+from distfacegan.store import dataset, files, latents, metrics, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -139,14 +140,7 @@ class Contents:
     @functools.cached_property
     def metrics(self) -> list[dict[str, Any]]:
         """The lines of metrics.jsonl; a last one that is still being written is left out."""
-        path = self.run.began / "metrics.jsonl"
-        if not path.exists():
-            return []
-        try:
-            lines = path.read_text().splitlines(keepends=True)
-            return [json.loads(line) for line in lines if line.endswith("\n")]
-        except ValueError as error:
-            raise RunDirectoryError(f"{path} is damaged: {error}") from None
+        return metrics.read(self.run.metrics)
 
     @property
     def samples(self) -> list[Path]:
@@ -172,13 +166,13 @@ class Contents:
         """L-Gen as the synthesis uses it: trained on all rows."""
         given = self.spec.get("synthesize", {}).get("lgen")
         dim = self.generator.latent_dim if self.generator else None
-        return load_lgen(Path(given) if given else self.run.lgen / "lgen", dim)
+        return _lgen(Path(given) if given else self.run.lgen / "final", dim)
 
     @functools.cached_property
     def held_out_lgen(self) -> LandmarkGenerator | None:
         """L-Gen trained on the training rows alone."""
         dim = self.latents.row_shape("z")[0] if self.latents else None
-        return load_lgen(self.run.lgen / "held_out", dim)
+        return _lgen(self.run.lgen / "held_out", dim)
 
     @functools.cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -262,6 +256,12 @@ def _table(run: RunDirectory, stage: str, name: str) -> Table | None:
     if "shard_rows" not in group.attrs:
         return None  # interrupted while it was being made
     return Table(group, shards.done(run.markers(stage)))
+
+
+def _lgen(folder: Path, latent_dim: int | None) -> LandmarkGenerator | None:
+    if latent_dim is None or not folder.is_dir():
+        return None
+    return weights.load_lgen(folder, latent_dim)
 
 
 def _first_samples(path: Path, count: int) -> list[tuple[bytes, dict[str, Any]]]:

@@ -11,13 +11,14 @@ import ray.train
 import ray.train.torch
 import torch
 
+from distfacegan import weights
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.progress import Progress
-from distfacegan.stages.training import GENERATOR, Training, last_step, read_metrics
-from distfacegan.store import latents, networks, shards
+from distfacegan.stages.training import Training, last_step
+from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 
 MAX_FAILURES = 3  # of workers, in one run of the job
@@ -76,7 +77,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             watch.stop()
     shutil.rmtree(storage, ignore_errors=True)  # Ray's own account of a training that is over
     run.end("began", finished=True, started=started, steps=section.steps - first)
-    meta = networks.read_meta(run.began / GENERATOR)
+    meta = networks.read_meta(run.began / weights.GENERATOR)
     return Outcome(f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}")
 
 
@@ -114,7 +115,7 @@ class _Watch(threading.Thread):
         self.join()
 
     def _show(self) -> None:
-        lines = read_metrics(self._run.began / "metrics.jsonl")
+        lines = metrics.read(self._run.metrics)
         if lines and lines[-1]["step"] > self._shown:
             last = lines[-1]
             note = f"{last['images_per_s']:.0f} images/s, m_global {last['m_global']:.4f}"

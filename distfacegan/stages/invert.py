@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from distfacegan import weights
 from distfacegan.core.inversion import RECIPES, invert
 from distfacegan.core.pixels import to_images
 from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster, weights
+from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import latents, shards

@@ -15,10 +15,11 @@ from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from torch import Tensor
 
+from distfacegan import weights
 from distfacegan.core import lgen
 from distfacegan.errors import RunDirectoryError
 from distfacegan.spec import JobSpec, LGen
-from distfacegan.stages import cluster, weights
+from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.store import files, latents, networks
 from distfacegan.store.run_directory import RunDirectory

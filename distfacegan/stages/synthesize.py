@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from distfacegan import weights
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster, weights
+from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import dataset, shards

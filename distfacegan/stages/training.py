@@ -7,27 +7,25 @@ step), so it goes on exactly as it would have.
 
 from __future__ import annotations
 
-import json
 import time
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from distfacegan import weights
 from distfacegan.core.began import BeganTrainer, latents_of_step, rows_of_step
 from distfacegan.core.grids import encode, tile
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import DistfaceganError, RunDirectoryError
 from distfacegan.spec import Began
-from distfacegan.store import files, latents, networks
+from distfacegan.store import files, latents, metrics, networks
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
 KEEP_CHECKPOINTS = 3
 NUM_SAMPLES = 64
-GENERATOR = "generator"  # the finished network's folder and file
 
 
 class TrainingDivergedError(DistfaceganError, ArithmeticError):
@@ -82,8 +80,8 @@ class Training:
             if self._rank == 0 and (step % section.checkpoint_every == 0 or last):
                 self._write_checkpoint()
         if self._rank == 0:
-            state = {GENERATOR: trainer.state()["generator"]}
-            networks.save(self._run.began / GENERATOR, state, self._meta())
+            state = {weights.GENERATOR: trainer.state()["generator"]}
+            networks.save(self._run.began / weights.GENERATOR, state, self._meta())
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this rank's faces [b, 3, r, r] and latents [b, Z] of a step."""
@@ -100,20 +98,17 @@ class Training:
             names = ("generator", "discriminator", "optimizers")
             self.trainer.load_state({name: networks.load(found[-1], name) for name in names})
         if self._rank == 0:
-            _truncate_metrics(self._run.began / "metrics.jsonl", self.trainer.num_steps)
+            metrics.truncate(self._run.metrics, self.trainer.num_steps)
 
     def _write_metrics(self, images_per_s: float) -> None:
-        metrics = self.trainer.metrics()
-        if not np.isfinite(metrics["m_global"]):
+        found = self.trainer.metrics()
+        if not np.isfinite(found["m_global"]):
             raise TrainingDivergedError(
-                f"BEGAN diverged: m_global is {metrics['m_global']} at step {metrics['step']}; "
+                f"BEGAN diverged: m_global is {found['m_global']} at step {found['step']}; "
                 f"lower began.learning_rate (it is {self._section.learning_rate})"
             )
-        path = self._run.began / "metrics.jsonl"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            line = {**metrics, "images_per_s": round(images_per_s, 2), "time": time.time()}
-            file.write(json.dumps(line) + "\n")
+        line = {**found, "images_per_s": round(images_per_s, 2), "time": time.time()}
+        metrics.append(self._run.metrics, line)
 
     def _write_checkpoint(self) -> None:
         name = f"{self.trainer.num_steps:08d}"
@@ -157,19 +152,6 @@ def load_faces(run: RunDirectory, resolution: int, without_shards: list[int]) ->
     if len(found) == 0:
         raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
     return found
-
-
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the lines of metrics.jsonl; a last line that is still being written is left out."""
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text().splitlines(True) if line.endswith("\n")]
-
-
-def _truncate_metrics(path: Path, step: int) -> None:
-    """Drop what was measured after the checkpoint that training goes on from."""
-    kept = [line for line in read_metrics(path) if line["step"] <= step]
-    files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 
 
 def _shrink(faces: np.ndarray, resolution: int) -> np.ndarray:

@@ -51,6 +51,11 @@ class RunDirectory:
         return self.root / "began"
 
     @property
+    def metrics(self) -> Path:
+        """What was measured in BEGAN's training (store/metrics.py)."""
+        return self.began / "metrics.jsonl"
+
+    @property
     def lgen(self) -> Path:
         """The landmark generator, its trials and its evaluation."""
         return self.root / "lgen"

@@ -10,9 +10,9 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from distfacegan.core.landmarks import plausible
 from distfacegan.core.detectors.fan import FaceAlignmentDetector
 from distfacegan.core.detectors.onnx import OnnxDetector
+from distfacegan.core.landmarks import plausible
 
 __all__ = ["Detector", "FaceAlignmentDetector", "OnnxDetector", "make_detector", "trusted"]
 

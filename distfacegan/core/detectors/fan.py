@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distfacegan.errors import CheckpointError
 from distfacegan.core.landmarks import IBUG_49, points_49
+from distfacegan.errors import CheckpointError
 
 WEIGHTS_NAME = "2DFAN4-11f355bf06.pth.tar"
 NETWORK_INPUT_PX = 256  # the side of the picture that the network sees

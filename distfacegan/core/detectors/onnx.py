@@ -13,8 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from distfacegan.errors import CheckpointError
 from distfacegan.core.landmarks import distance, mirror, points_49
+from distfacegan.errors import CheckpointError
 
 # Disagreement between a face and its mirror image, in sides of the face, that brings the score
 # of a point down to 1/e. Real faces have about 0.006, pictures of no face 0.04.

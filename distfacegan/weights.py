@@ -1,4 +1,7 @@
-"""The networks that later stages read: this run's own, or those a spec names."""
+"""Networks from their weights on disk: this run's own, or those a spec names.
+
+Between the layers: core knows networks and no files, store knows files and no networks.
+"""
 
 from __future__ import annotations
 
@@ -65,14 +68,14 @@ def load_lgen(path: Path, latent_dim: int) -> LandmarkGenerator:
     if not path.is_dir():
         raise CheckpointError(f"no landmark generator at {path}: give the folder that holds one")
     state, variant = networks.load(path, LGEN), networks.read_meta(path)["variant"]
-    shape = {name: variant[name] for name in ("depth", "width", "activation")}
     takes = state["hidden.0.weight"].shape[1]
-    network = LandmarkGenerator(latent_dim=takes, **shape)
-    network.load_state_dict(state)
     if takes != latent_dim:
         raise CheckpointError(
             f"{path} takes z of {takes} dimensions, the generator of {latent_dim}"
         )
+    shape = {name: variant[name] for name in ("depth", "width", "activation")}
+    network = LandmarkGenerator(latent_dim=latent_dim, **shape)
+    network.load_state_dict(state)
     return network.eval()
 
 

@@ -1,4 +1,4 @@
-"""The networks that the report draws with: this run's own, or those that its spec names."""
+"""The generator that the report draws with: this run's own, or the one that its spec names."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.store import files, networks
 from distfacegan.store.run_directory import RunDirectory
@@ -33,16 +32,3 @@ def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> tuple[Generato
             generator = Generator.from_state_dict(state).eval().requires_grad_(False)
             return generator.to("cuda" if torch.cuda.is_available() else "cpu"), digest
     return None
-
-
-def load_lgen(folder: Path, latent_dim: int | None) -> LandmarkGenerator | None:
-    """Load a landmark generator, if it is there and takes latents of so many dimensions."""
-    if latent_dim is None or not folder.is_dir():
-        return None
-    state, variant = networks.load(folder, "lgen"), networks.read_meta(folder)["variant"]
-    if state["hidden.0.weight"].shape[1] != latent_dim:
-        return None
-    shape = {name: variant[name] for name in ("depth", "width", "activation")}
-    network = LandmarkGenerator(latent_dim=latent_dim, **shape)
-    network.load_state_dict(state)
-    return network.eval()
