@@ -154,9 +154,9 @@ def _tint(
 
 def _sample_pose(rng: np.random.Generator) -> Pose:
     return Pose(
-        yaw=float(np.radians(_span(rng, -24, 24))),
-        pitch=float(np.radians(_span(rng, -11, 11))),
-        roll=float(np.radians(_bell(rng, 0, 4.5))),
+        yaw=float(np.radians(_span(rng, -30, 30))),
+        pitch=float(np.radians(_span(rng, -14, 14))),
+        roll=float(np.radians(_bell(rng, 0, 6.0))),
         scale=_span(rng, 0.86, 1.0),
         shift=(_span(rng, -0.12, 0.12), _span(rng, -0.1, 0.1)),
     )
@@ -164,24 +164,24 @@ def _sample_pose(rng: np.random.Generator) -> Pose:
 
 def _sample_shape(rng: np.random.Generator) -> Shape:
     return Shape(
-        width=_bell(rng, 1.04, 0.045),
-        chin=_bell(rng, 1.42, 0.055),
-        jaw=_bell(rng, 0.76, 0.08),
-        cheeks=_bell(rng, 0.06, 0.025),
-        eye_distance=_bell(rng, 0.46, 0.018),
-        eye_size=_bell(rng, 0.195, 0.012),
-        eye_slant=_bell(rng, 0.015, 0.02),
-        brow_height=_bell(rng, 0.25, 0.025),
-        brow_arch=_bell(rng, 0.06, 0.025),
-        brow_thickness=_bell(rng, 0.055, 0.014),
-        nose_length=_bell(rng, 0.52, 0.035),
-        nose_width=_bell(rng, 0.195, 0.025),
-        nose_height=_bell(rng, 0.36, 0.045),
-        mouth_width=_bell(rng, 0.37, 0.03),
-        mouth_drop=_bell(rng, 0.25, 0.022),
-        upper_lip=_bell(rng, 0.085, 0.018),
-        lower_lip=_bell(rng, 0.125, 0.02),
-        chin_height=_bell(rng, 0.08, 0.03),
+        width=_bell(rng, 1.04, 0.027),
+        chin=_bell(rng, 1.42, 0.033),
+        jaw=_bell(rng, 0.76, 0.048),
+        cheeks=_bell(rng, 0.06, 0.015),
+        eye_distance=_bell(rng, 0.46, 0.011),
+        eye_size=_bell(rng, 0.195, 0.0072),
+        eye_slant=_bell(rng, 0.015, 0.012),
+        brow_height=_bell(rng, 0.25, 0.015),
+        brow_arch=_bell(rng, 0.06, 0.015),
+        brow_thickness=_bell(rng, 0.055, 0.0084),
+        nose_length=_bell(rng, 0.52, 0.021),
+        nose_width=_bell(rng, 0.195, 0.015),
+        nose_height=_bell(rng, 0.36, 0.027),
+        mouth_width=_bell(rng, 0.37, 0.018),
+        mouth_drop=_bell(rng, 0.25, 0.013),
+        upper_lip=_bell(rng, 0.085, 0.011),
+        lower_lip=_bell(rng, 0.125, 0.012),
+        chin_height=_bell(rng, 0.08, 0.018),
     )
 
 
@@ -189,9 +189,9 @@ def _sample_expression(rng: np.random.Generator) -> Expression:
     opened = _span(rng, 0.15, 0.9) if rng.random() < 0.4 else 0.0
     return Expression(
         open=opened,
-        smile=_span(rng, -0.35, 1.0),
-        brow=_span(rng, -0.6, 1.0),
-        brow_tilt=_bell(rng, 0, 0.4),
+        smile=_span(rng, -0.3, 0.8),
+        brow=_span(rng, -0.5, 0.8),
+        brow_tilt=_bell(rng, 0, 0.3),
         lids=_span(rng, 0.62, 1.0),
         gaze=(_bell(rng, 0, 0.35), _bell(rng, 0, 0.2)),
     )
