@@ -135,6 +135,7 @@ def _choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) ->
                 metric="nme",
                 mode="min",
                 num_samples=section.trials,
+                reuse_actors=True,  # a trial takes less time than an actor needs to start
                 search_alg=BasicVariantGenerator(points_to_evaluate=[table_one], random_state=seed),
                 scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
             ),

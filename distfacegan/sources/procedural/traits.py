@@ -32,7 +32,7 @@ HAIR_COLOURS = (
 HAIR_WEIGHTS = (0.2, 0.2, 0.18, 0.13, 0.14, 0.09, 0.06)
 IRIS_COLOURS = ((0.26, 0.15, 0.09), (0.40, 0.26, 0.13), (0.36, 0.42, 0.26), (0.30, 0.46, 0.60))
 HAIR_STYLES = ("bald", "short", "fringe", "parted", "long", "bob", "afro", "tied")
-HAIR_STYLE_WEIGHTS = (0.05, 0.20, 0.12, 0.16, 0.20, 0.12, 0.06, 0.09)
+HAIR_STYLE_WEIGHTS = (0.08, 0.30, 0.06, 0.26, 0.12, 0.06, 0.06, 0.06)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,8 +155,8 @@ def _tint(
 def _sample_pose(rng: np.random.Generator) -> Pose:
     return Pose(
         yaw=float(np.radians(_span(rng, -30, 30))),
-        pitch=float(np.radians(_span(rng, -14, 14))),
-        roll=float(np.radians(_bell(rng, 0, 6.0))),
+        pitch=float(np.radians(_span(rng, -12, 12))),
+        roll=float(np.radians(_bell(rng, 0, 5.0))),
         scale=_span(rng, 0.86, 1.0),
         shift=(_span(rng, -0.12, 0.12), _span(rng, -0.1, 0.1)),
     )
@@ -204,7 +204,7 @@ def _sample_look(rng: np.random.Generator) -> Look:
     hair = HAIR_COLOURS[int(rng.choice(len(HAIR_COLOURS), p=HAIR_WEIGHTS))]
     hair = _mix(hair, HAIR_COLOURS[0], _span(rng, 0, 0.15) + 0.6 * (tone > 4))
     cloth = _tint(rng, (0.1, 0.6), (0.15, 0.85))
-    top, bottom = (_tint(rng, (0.05, 0.4), (0.3, 0.92)) for _ in range(2))
+    top, bottom = (_tint(rng, (0.03, 0.24), (0.42, 0.8)) for _ in range(2))
     bearded = style in ("bald", "short", "parted", "afro") and rng.random() < 0.35
     return Look(
         skin=skin,
@@ -229,15 +229,15 @@ def _sample_look(rng: np.random.Generator) -> Look:
 
 
 def _sample_light(rng: np.random.Generator, skin: Colour) -> Light:
-    side, height = _span(rng, -0.95, 0.95), _span(rng, 0.0, 0.75)
+    side, height = _span(rng, -0.6, 0.6), _span(rng, 0.15, 0.6)
     direction = np.array([np.sin(side), np.sin(height), np.cos(side)])
     direction /= np.linalg.norm(direction)
-    warmth, power, fill = _span(rng, -0.12, 0.16), _span(rng, 0.62, 0.82), _span(rng, 0.2, 0.36)
+    warmth, power, fill = _span(rng, -0.06, 0.1), _span(rng, 0.66, 0.78), _span(rng, 0.23, 0.33)
     exposure = 1.6 - 0.75 * sum(skin) / 3  # photographers light the face
     power, fill = power * exposure, fill * exposure
     return Light(
         direction=(float(direction[0]), float(direction[1]), float(direction[2])),
         key=(power * (1 + warmth), power, power * (1 - warmth)),
         ambient=(fill * (1 - 0.5 * warmth), fill, fill * (1 + 0.5 * warmth)),
-        rim=_span(rng, 0.0, 0.5),
+        rim=_span(rng, 0.1, 0.4),
     )
