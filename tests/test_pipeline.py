@@ -2,7 +2,10 @@
 
 import itertools
 import json
+import re
 import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -212,6 +215,21 @@ def test_the_status_of_an_unfinished_run_has_rate_and_eta(copy, capsys):
     assert "invert     unfinished  70 of 100 rows" in text
     assert "ETA 0:00:" in text
     assert "shard 4 set aside: OSError: no space left on device" in text
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset's
+def test_the_python_of_the_readme_reads_a_run(finished, tmp_path, monkeypatch):
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "quickstart").symlink_to(finished.root)
+    monkeypatch.chdir(tmp_path)
+    readme = (Path(__file__).parents[1] / "README.md").read_text()
+    blocks = re.findall(r"```python\n(.*?)```", readme, re.S)
+    assert len(blocks) == 2
+    names: dict[str, Any] = {}
+    for block in blocks:
+        exec(block, names)
+    assert names["z"].shape == (len(names["points"]), 8)
+    assert len(names["landmarks"]) == 49
 
 
 def test_metrics_go_on_from_step_to_step(finished):

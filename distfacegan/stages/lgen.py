@@ -1,8 +1,7 @@
-"""Latents and landmarks to L-Gen: variants tried by Ray Tune, the best one trained on all rows."""
+"""Latents and landmarks to L-Gen: the best of many variants, trained on all rows."""
 
 from __future__ import annotations
 
-import logging
 import shutil
 import time
 from typing import Any
@@ -10,47 +9,24 @@ from typing import Any
 import numpy as np
 import ray
 import torch
-from ray import tune
-from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.basic_variant import BasicVariantGenerator
-from torch import Tensor
 
 from distfacegan import weights
 from distfacegan.core import lgen
+from distfacegan.core.detectors import make_detector, trusted
+from distfacegan.core.landmarks import nme
+from distfacegan.core.pixels import to_faces
+from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
-from distfacegan.spec import JobSpec, LGen
+from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
+from distfacegan.stages.lgen_search import VARIED, Rows, Variant, choose, fit, gpu_share
 from distfacegan.stages.outcome import Outcome
 from distfacegan.store import files, latents, networks
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
-log = logging.getLogger(__name__)
-
 MIN_ROWS = 50
-REPORTS = 20  # of a trial's error, over its epochs
-GPU_SHARE = 0.25  # of a GPU for one trial: the networks are small
-VARIED = ("depth", "width", "activation", "learning_rate", "batch")  # and so "the variant"
-Variant = dict[str, Any]
-
-
-class Rows:
-    """The rows to learn from, and who may see them: training, validation, test."""
-
-    def __init__(self, z: np.ndarray, points: np.ndarray, section: LGen, seed: int) -> None:
-        self.z, self.points = z, points
-        rest, self.test = lgen.split(len(z), section.test_share, seed)
-        share = section.validation_share / (1 - section.test_share)
-        chosen, held_out = lgen.split(len(rest), share, seed + 1)
-        self.train, self.validation = rest[chosen], rest[held_out]
-
-    def error(self, network: lgen.LandmarkGenerator, rows: np.ndarray) -> float:
-        """Return the mean NME of a network over rows."""
-        return lgen.evaluate(network, *self.tensors(rows))["nme"]
-
-    def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return copies of z and points at `rows`: what Ray shares cannot be written to."""
-        return torch.from_numpy(self.z[rows]), torch.from_numpy(self.points[rows])
+NUM_GENERATED = 200  # faces on which L-Gen is held against the detector
 
 
 def load_rows(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
@@ -85,18 +61,18 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     assert section is not None
     started = time.time()
     rows = ray.put(Rows(*load_rows(run), section, spec.seed))
-    trials = _choose(run, section, spec.seed, rows)
+    trials = choose(run, section, spec.seed, rows)
     best = {name: trials[0][name] for name in VARIED}
-    fit: Any = ray.remote(_fit)  # type: ignore[arg-type]
-    fit = fit.options(num_cpus=1, num_gpus=_gpu_share())
+    task: Any = ray.remote(fit)  # type: ignore[arg-type]
+    task = task.options(num_cpus=1, num_gpus=gpu_share())
     chosen, final = ray.get(
         [
-            fit.remote(best, section.epochs, spec.seed, rows, on=on, device=cluster.device())
+            task.remote(best, section.epochs, spec.seed, rows, on=on, device=cluster.device())
             for on in ("train", "all")
         ]
     )
     data = ray.get(rows)
-    evaluation = _evaluate(data, chosen, trials)
+    evaluation = _evaluate(data, chosen, trials) | _against_detector(spec, run, data, final)
     for name, network in (("held_out", chosen), ("final", final)):
         meta = {"stage": "lgen", "seed": spec.seed, "variant": best, "evaluation": evaluation}
         networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
@@ -106,116 +82,6 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     run.end("lgen", finished=True, started=started, rows=len(data.z))
     return Outcome(
         f"NME {evaluation['nme']:.4f} on test rows, mean shape {evaluation['nme_mean_shape']:.4f}"
-    )
-
-
-def _choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> list[Variant]:
-    """Try the variants; return them with their validation errors, the best first.
-
-    Table I's network is the first trial. An interrupted search goes on where it stopped.
-    """
-    table_one = {name: getattr(section, name) for name in VARIED}
-    space = {name: tune.choice(getattr(section.search, name)) for name in VARIED}
-    trainable = tune.with_resources(
-        tune.with_parameters(
-            _trial, rows=rows, epochs=section.epochs, seed=seed, device=cluster.device()
-        ),
-        {"cpu": 1, "gpu": _gpu_share()},
-    )
-    folder = run.lgen / "tune"
-    if tune.Tuner.can_restore(str(folder / "search")):
-        tuner = tune.Tuner.restore(
-            str(folder / "search"), trainable, resume_unfinished=True, resume_errored=True
-        )
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                metric="nme",
-                mode="min",
-                num_samples=section.trials,
-                reuse_actors=True,  # a trial takes less time than an actor needs to start
-                search_alg=BasicVariantGenerator(points_to_evaluate=[table_one], random_state=seed),
-                scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
-            ),
-            run_config=tune.RunConfig(
-                name="search", storage_path=str(folder), verbose=0, callbacks=[_Log(section.trials)]
-            ),
-        )
-    results = list(tuner.fit())  # type: ignore[call-overload]
-    trials = [
-        {
-            **result.config,
-            "nme": result.metrics["nme"],
-            "epochs": result.metrics["epochs"],
-            "seconds": round(result.metrics["time_total_s"], 3),
-            "table_one": result.config == table_one,
-        }
-        for result in results
-        if result.error is None and result.config and result.metrics and "nme" in result.metrics
-    ]
-    if not trials:
-        raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
-    return sorted(trials, key=lambda trial: trial["nme"])
-
-
-class _Log(tune.Callback):
-    """Logs a line for every trial that ends."""
-
-    def __init__(self, trials: int) -> None:
-        self._trials, self._ended = trials, 0
-
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Ray Tune's hook."""
-        self._ended += 1
-        variant = ", ".join(f"{name} {value}" for name, value in trial.config.items())
-        error = trial.last_result.get("nme", float("nan"))
-        log.info("lgen: trial %d of %d: NME %.4f, %s", self._ended, self._trials, error, variant)
-
-
-def _trial(variant: Variant, *, rows: ray.ObjectRef, epochs: int, seed: int, device: str) -> None:
-    """Train one variant and report its validation error now and then."""
-    data = ray.get(rows) if isinstance(rows, ray.ObjectRef) else rows
-    every = max(1, epochs // REPORTS)
-
-    def report(epoch: int, network: lgen.LandmarkGenerator) -> None:
-        if epoch % every == 0 or epoch == epochs:
-            tune.report({"nme": data.error(network, data.validation), "epochs": epoch})
-
-    _train(variant, epochs, seed, data, data.train, device, on_epoch=report)
-
-
-def _fit(
-    variant: Variant, epochs: int, seed: int, rows: Rows, *, on: str, device: str
-) -> lgen.LandmarkGenerator:
-    """Train the chosen variant to the end: on the training rows, or on all (as the paper does)."""
-    which = rows.train if on == "train" else np.arange(len(rows.z))
-    return _train(variant, epochs, seed, rows, which, device).cpu()
-
-
-def _train(
-    variant: Variant,
-    epochs: int,
-    seed: int,
-    rows: Rows,
-    which: np.ndarray,
-    device: str,
-    **options: Any,
-) -> lgen.LandmarkGenerator:
-    torch.set_num_threads(1)
-    variant = dict(variant)
-    batch = variant.pop("batch")
-    z, points = rows.tensors(which)
-    return lgen.train(
-        z,
-        points,
-        batch_size=batch,
-        epochs=epochs,
-        seed=seed,
-        device=device,
-        **variant,
-        **options,
     )
 
 
@@ -235,5 +101,30 @@ def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Variant])
     }
 
 
-def _gpu_share() -> float:
-    return GPU_SHARE if cluster.device() == "cuda" else 0
+def _against_detector(
+    spec: JobSpec, run: RunDirectory, rows: Rows, final: lgen.LandmarkGenerator
+) -> dict[str, Any]:
+    """Hold L-Gen and the mean shape against the detector, run on generated faces.
+
+    Empty where the landmarks are the source's annotations: nobody annotates a generated face.
+    """
+    section = spec.landmarks
+    if section is None or section.detector == "annotations":
+        return {}
+    given = spec.invert.generator if spec.invert else None
+    generator = weights.load_generator(weights.generator_path(run, given))
+    drawn = uniform_latents(
+        spec.seed, range(NUM_GENERATED), generator.latent_dim, stream="evaluation"
+    )
+    z = torch.from_numpy(drawn)
+    with torch.inference_mode():
+        faces, points = to_faces(generator(z)), final(z).numpy()
+    detector = make_detector(section.detector, model=section.model)
+    detected, score = detector.detect(faces)
+    good = trusted(detected, score, detector.min_score)
+    evaluation: dict[str, Any] = {"generated": NUM_GENERATED, "generated_trusted": int(good.sum())}
+    if good.any():
+        mean_shape = rows.points.mean(axis=0, keepdims=True)
+        evaluation["nme_generated"] = float(nme(points[good], detected[good]).mean())
+        evaluation["nme_generated_mean_shape"] = float(nme(mean_shape, detected[good]).mean())
+    return evaluation

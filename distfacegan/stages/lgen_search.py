@@ -1,0 +1,160 @@
+"""The search for L-Gen's variant on Ray Tune, and the training of the one chosen."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import tune
+from ray.tune.schedulers import ASHAScheduler
+from ray.tune.search.basic_variant import BasicVariantGenerator
+from torch import Tensor
+
+from distfacegan.core import lgen
+from distfacegan.spec import LGen
+from distfacegan.stages import cluster
+from distfacegan.store.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
+
+REPORTS = 20  # of a trial's error, over its epochs
+GPU_SHARE = 0.25  # of a GPU for one trial: the networks are small
+VARIED = ("depth", "width", "activation", "learning_rate", "batch")  # and so "the variant"
+Variant = dict[str, Any]
+
+
+class Rows:
+    """The rows to learn from, and who may see them: training, validation, test."""
+
+    def __init__(self, z: np.ndarray, points: np.ndarray, section: LGen, seed: int) -> None:
+        self.z, self.points = z, points
+        rest, self.test = lgen.split(len(z), section.test_share, seed)
+        share = section.validation_share / (1 - section.test_share)
+        chosen, held_out = lgen.split(len(rest), share, seed + 1)
+        self.train, self.validation = rest[chosen], rest[held_out]
+
+    def error(self, network: lgen.LandmarkGenerator, rows: np.ndarray) -> float:
+        """Return the mean NME of a network over rows."""
+        return lgen.evaluate(network, *self.tensors(rows))["nme"]
+
+    def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
+        """Return copies of z and points at `rows`: what Ray shares cannot be written to."""
+        return torch.from_numpy(self.z[rows]), torch.from_numpy(self.points[rows])
+
+
+def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> list[Variant]:
+    """Try the variants; return them with their validation errors, the best first.
+
+    Table I's network is the first trial. An interrupted search goes on where it stopped.
+    """
+    table_one = {name: getattr(section, name) for name in VARIED}
+    space = {name: tune.choice(getattr(section.search, name)) for name in VARIED}
+    trainable = tune.with_resources(
+        tune.with_parameters(
+            _trial, rows=rows, epochs=section.epochs, seed=seed, device=cluster.device()
+        ),
+        {"cpu": 1, "gpu": gpu_share()},
+    )
+    folder = run.lgen / "tune"
+    if tune.Tuner.can_restore(str(folder / "search")):
+        tuner = tune.Tuner.restore(
+            str(folder / "search"), trainable, resume_unfinished=True, resume_errored=True
+        )
+    else:
+        tuner = tune.Tuner(
+            trainable,
+            param_space=space,
+            tune_config=tune.TuneConfig(
+                metric="nme",
+                mode="min",
+                num_samples=section.trials,
+                reuse_actors=True,  # a trial takes less time than an actor needs to start
+                search_alg=BasicVariantGenerator(points_to_evaluate=[table_one], random_state=seed),
+                scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
+            ),
+            run_config=tune.RunConfig(
+                name="search", storage_path=str(folder), verbose=0, callbacks=[_Log(section.trials)]
+            ),
+        )
+    results = list(tuner.fit())  # type: ignore[call-overload]
+    trials = [
+        {
+            **result.config,
+            "nme": result.metrics["nme"],
+            "epochs": result.metrics["epochs"],
+            "seconds": round(result.metrics["time_total_s"], 3),
+            "table_one": result.config == table_one,
+        }
+        for result in results
+        if result.error is None and result.config and result.metrics and "nme" in result.metrics
+    ]
+    if not trials:
+        raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
+    return sorted(trials, key=lambda trial: trial["nme"])
+
+
+class _Log(tune.Callback):
+    """Logs a line for every trial that ends."""
+
+    def __init__(self, trials: int) -> None:
+        self._trials, self._ended = trials, 0
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray Tune's hook."""
+        self._ended += 1
+        variant = ", ".join(f"{name} {value}" for name, value in trial.config.items())
+        error = trial.last_result.get("nme", float("nan"))
+        log.info("lgen: trial %d of %d: NME %.4f, %s", self._ended, self._trials, error, variant)
+
+
+def _trial(variant: Variant, *, rows: ray.ObjectRef, epochs: int, seed: int, device: str) -> None:
+    """Train one variant and report its validation error now and then."""
+    data = ray.get(rows) if isinstance(rows, ray.ObjectRef) else rows
+    every = max(1, epochs // REPORTS)
+
+    def report(epoch: int, network: lgen.LandmarkGenerator) -> None:
+        if epoch % every == 0 or epoch == epochs:
+            tune.report({"nme": data.error(network, data.validation), "epochs": epoch})
+
+    _train(variant, epochs, seed, data, data.train, device, on_epoch=report)
+
+
+def fit(
+    variant: Variant, epochs: int, seed: int, rows: Rows, *, on: str, device: str
+) -> lgen.LandmarkGenerator:
+    """Train the chosen variant to the end: on the training rows, or on all (as the paper does)."""
+    which = rows.train if on == "train" else np.arange(len(rows.z))
+    return _train(variant, epochs, seed, rows, which, device).cpu()
+
+
+def _train(
+    variant: Variant,
+    epochs: int,
+    seed: int,
+    rows: Rows,
+    which: np.ndarray,
+    device: str,
+    **options: Any,
+) -> lgen.LandmarkGenerator:
+    torch.set_num_threads(1)
+    variant = dict(variant)
+    batch = variant.pop("batch")
+    z, points = rows.tensors(which)
+    return lgen.train(
+        z,
+        points,
+        batch_size=batch,
+        epochs=epochs,
+        seed=seed,
+        device=device,
+        **variant,
+        **options,
+    )
+
+
+def gpu_share() -> float:
+    """Return what one trial takes of a GPU."""
+    return GPU_SHARE if cluster.device() == "cuda" else 0
