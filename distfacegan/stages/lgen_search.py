@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import shutil
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,27 +60,24 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
         ),
         {"cpu": 1, "gpu": gpu_share()},
     )
-    folder = run.lgen / "tune"
-    if tune.Tuner.can_restore(str(folder / "search")):
-        tuner = tune.Tuner.restore(
-            str(folder / "search"), trainable, resume_unfinished=True, resume_errored=True
-        )
-    else:
-        tuner = tune.Tuner(
-            trainable,
-            param_space=space,
-            tune_config=tune.TuneConfig(
-                metric="nme",
-                mode="min",
-                num_samples=section.trials,
-                reuse_actors=True,  # a trial takes less time than an actor needs to start
-                search_alg=BasicVariantGenerator(points_to_evaluate=[table_one], random_state=seed),
-                scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
-            ),
-            run_config=tune.RunConfig(
-                name="search", storage_path=str(folder), verbose=0, callbacks=[_Log(section.trials)]
-            ),
-        )
+    tuner = _restore(run.lgen / "tune" / "search", trainable) or tune.Tuner(
+        trainable,
+        param_space=space,
+        tune_config=tune.TuneConfig(
+            metric="nme",
+            mode="min",
+            num_samples=section.trials,
+            reuse_actors=True,  # a trial takes less time than an actor needs to start
+            search_alg=BasicVariantGenerator(points_to_evaluate=[table_one], random_state=seed),
+            scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
+        ),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=str(run.lgen / "tune"),
+            verbose=0,
+            callbacks=[_Log(section.trials)],
+        ),
+    )
     results = list(tuner.fit())  # type: ignore[call-overload]
     trials = [
         {
@@ -94,6 +93,20 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
     if not trials:
         raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
     return sorted(trials, key=lambda trial: trial["nme"])
+
+
+def _restore(folder: Path, trainable: Any) -> tune.Tuner | None:
+    """Return the interrupted search in a folder, if there is one that can go on."""
+    if not tune.Tuner.can_restore(str(folder)):
+        return None
+    try:
+        return tune.Tuner.restore(
+            str(folder), trainable, resume_unfinished=True, resume_errored=True
+        )
+    except Exception as error:  # Ray pickles its state: another version can fail at anything
+        log.warning("lgen: the interrupted search cannot go on and begins anew: %s", error)
+        shutil.rmtree(folder)
+        return None
 
 
 class _Log(tune.Callback):
