@@ -155,8 +155,8 @@ def _tint(
 def _sample_pose(rng: np.random.Generator) -> Pose:
     return Pose(
         yaw=float(np.radians(_span(rng, -30, 30))),
-        pitch=float(np.radians(_span(rng, -12, 12))),
-        roll=float(np.radians(_bell(rng, 0, 5.0))),
+        pitch=float(np.radians(_span(rng, -13, 13))),
+        roll=float(np.radians(_bell(rng, 0, 5.5))),
         scale=_span(rng, 0.86, 1.0),
         shift=(_span(rng, -0.12, 0.12), _span(rng, -0.1, 0.1)),
     )
