@@ -18,8 +18,9 @@ landmark generator, generate. What to do is a job spec (YAML, see jobs/); what w
 run directory. Running the same command again goes on where the last one stopped.
 """
 _EPILOG = """\
-exit codes: 0 all done; 1 some shards set aside, the same command tries them again;
-2 the spec, the command or the environment is wrong, and the message says what to do.
+exit codes: 0 all done; 1 some shards set aside (or, of verify, something damaged): the same `run`
+tries them again; 2 the spec, the command or the environment is wrong, and the message says what to
+do; 3 a fault of the program itself, with its traceback.
 """
 
 
@@ -31,12 +32,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.getLogger("distfacegan").setLevel(level)
     try:
         return options.command(options)
-    except DistfaceganError as error:
+    except (DistfaceganError, OSError) as error:
         print(f"distfacegan: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("distfacegan: interrupted; the same command goes on from here", file=sys.stderr)
+        print("distfacegan: interrupted; `run` with the same spec goes on", file=sys.stderr)
         return 130
+    except Exception:
+        logging.exception("distfacegan failed")
+        return 3
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -150,7 +154,7 @@ def _verify(options: argparse.Namespace) -> int:
 
 def _existing(path: Path) -> RunDirectory:
     run = RunDirectory(path.absolute())
-    if not run.job.exists():
+    if not run.exists():
         raise RunDirectoryError(f"{path} is not a run directory: it has no job.yaml")
     return run
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 from types import ModuleType
 
 from distfacegan import specfile
-from distfacegan.errors import RunDirectoryError, SpecError
+from distfacegan.errors import DistfaceganError, RunDirectoryError, SpecError
 from distfacegan.spec import STAGES, JobSpec
 from distfacegan.stages import (
     began,
@@ -39,6 +38,17 @@ MODULES: dict[str, ModuleType] = {
     "report": reporting,
 }
 
+# Whose output each stage reads: what --fresh does anew with it.
+READS: dict[str, tuple[str, ...]] = {
+    "ingest": (),
+    "landmarks": ("ingest",),
+    "began": ("ingest",),
+    "invert": ("ingest", "began"),
+    "lgen": ("landmarks", "invert"),
+    "synthesize": ("began", "lgen"),
+    "report": STAGES[:-1],
+}
+
 DONE, SET_ASIDE, WRONG = 0, 1, 2  # exit codes
 
 
@@ -47,34 +57,35 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
 
     `only` limits it to some of the spec's stages. `fresh` first deletes what these stages, and
     the stages that read from them, wrote before. Raises DistfaceganError, with nothing touched,
-    for settings that differ from those on disk.
+    for settings that cannot work or that differ from those on disk.
     """
     stages = _chosen(spec, only)
     directory = RunDirectory(spec.run)
-    _refuse_foreign_folder(directory.root)
+    _refuse_foreign_folder(directory)
+    asked = {stage: MODULES[stage].settings(spec) for stage in stages}
     with directory.lock(spec.name):
         if fresh:
             _clear(directory, stages)
         for stage in stages:
-            directory.check(stage, MODULES[stage].settings(spec))
-        todo = [stage for stage in stages if not directory.finished(stage)]
-        if not todo:
+            directory.check(stage, asked[stage])
+        if all(_is_done(spec, directory, stage) for stage in stages):
             log.info("%s: nothing left to do in %s", spec.name, directory.root)
             return DONE
-        if stages[-1] == "report" and "report" not in todo:
-            todo.append("report")  # it shows what the others are about to change
         files.write_bytes(directory.job, specfile.dump(spec).encode())
         with cluster.connect():
-            return _execute(spec, directory, todo)
+            return _execute(spec, directory, stages)
 
 
-def _execute(spec: JobSpec, directory: RunDirectory, todo: Sequence[str]) -> int:
-    code = DONE
-    for stage in todo:
+def _execute(spec: JobSpec, directory: RunDirectory, stages: Sequence[str]) -> int:
+    code, changed = DONE, False
+    for stage in stages:
+        if _is_done(spec, directory, stage) and not (stage == "report" and changed):
+            continue
         module = MODULES[stage]
         directory.begin(stage, module.settings(spec), module.inputs(spec, directory))
         log.info("%s: begins", stage)
         outcome = module.execute(spec, directory)
+        changed = True
         log.info("%s: %s", stage, outcome.summary)
         if outcome.left:
             log.error(
@@ -87,6 +98,19 @@ def _execute(spec: JobSpec, directory: RunDirectory, todo: Sequence[str]) -> int
     return code
 
 
+def _is_done(spec: JobSpec, directory: RunDirectory, stage: str) -> bool:
+    """Tell whether a stage has nothing left to do; refuse it if its inputs are others now."""
+    if not directory.finished(stage):
+        return False
+    module = MODULES[stage]
+    try:
+        inputs = module.inputs(spec, directory)
+    except DistfaceganError:
+        return True  # what it read is gone, and no longer needed
+    directory.check(stage, module.settings(spec), inputs)
+    return True
+
+
 def _chosen(spec: JobSpec, only: Sequence[str]) -> list[str]:
     for stage in only:
         if stage not in spec.stages:
@@ -96,16 +120,21 @@ def _chosen(spec: JobSpec, only: Sequence[str]) -> list[str]:
 
 
 def _clear(directory: RunDirectory, stages: Sequence[str]) -> None:
-    first = min(STAGES.index(stage) for stage in stages)
-    for stage in reversed(STAGES[first:]):
-        directory.clear(stage)
+    cleared = set(stages)
+    for stage in STAGES:
+        if cleared.intersection(READS[stage]):
+            cleared.add(stage)
+    for stage in reversed(STAGES):
+        if stage in cleared:
+            directory.clear(stage)
 
 
-def _refuse_foreign_folder(root: Path) -> None:
+def _refuse_foreign_folder(directory: RunDirectory) -> None:
     """Never write into, let alone clear, a folder that is something else."""
+    root = directory.root
     if root.is_file():
         raise RunDirectoryError(f"run: {root} is a file; name a folder, new or a run directory")
-    if root.is_dir() and any(root.iterdir()) and not (root / ".lock").exists():
+    if root.is_dir() and any(root.iterdir()) and not directory.exists():
         raise RunDirectoryError(
             f"run: {root} is a folder with other things in it, not a run directory; name a new one"
         )

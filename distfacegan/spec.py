@@ -32,7 +32,10 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 SpecPath = Annotated[Path, AfterValidator(_resolve)]
 Share = Annotated[float, Field(gt=0, lt=0.5)]
-Workers = Annotated[PositiveInt | None, Field(description="Ray workers; default: see the README.")]
+Workers = Annotated[
+    PositiveInt | None,
+    Field(description="Ray workers; default: one per GPU, or what the cores allow."),
+]
 
 
 class Section(BaseModel):
@@ -173,15 +176,19 @@ class Invert(Section):
 class Search(Section):
     """The variants of L-Gen that Ray Tune chooses from; each a list of values."""
 
-    depth: list[PositiveInt] = [2, 3, 4]
+    depth: Annotated[list[PositiveInt], Field(min_length=1)] = [2, 3, 4]
     """Hidden layers."""
-    width: list[PositiveInt] = [64, 128, 256, 512]
+    width: Annotated[list[PositiveInt], Field(min_length=1)] = [64, 128, 256, 512]
     """Nodes of a hidden layer."""
-    activation: list[Literal["relu", "elu", "silu", "tanh"]] = ["relu", "elu", "silu"]
+    activation: Annotated[list[Literal["relu", "elu", "silu", "tanh"]], Field(min_length=1)] = [
+        "relu",
+        "elu",
+        "silu",
+    ]
     """Nonlinearity of the hidden layers."""
-    learning_rate: list[PositiveFloat] = [1e-4, 3e-4, 1e-3, 3e-3]
+    learning_rate: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-4, 3e-4, 1e-3, 3e-3]
     """Adam's."""
-    batch: list[PositiveInt] = [16, 64, 256]
+    batch: Annotated[list[PositiveInt], Field(min_length=1)] = [16, 64, 256]
     """Rows of a training step."""
 
 
@@ -222,7 +229,7 @@ class Synthesize(Section):
     """Faces to generate."""
     format: Literal["webdataset"] = "webdataset"
     """Tar files of .jpg and .json pairs."""
-    shard_rows: PositiveInt = 1000
+    shard_rows: Annotated[int, Field(ge=1, le=65536)] = 1000
     """Faces of one tar file."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of the .jpg files."""

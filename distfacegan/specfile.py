@@ -57,7 +57,11 @@ def _include(section: dict[str, Any], spec: Path) -> dict[str, Any]:
     config = section.pop("config", None)
     if config is None:
         return section
-    return _read_mapping(spec.parent / Path(str(config)).expanduser()) | section
+    beneath = _read_mapping(spec.parent / Path(str(config)).expanduser())
+    for key, value in section.items():
+        if isinstance(value, dict) and isinstance(beneath.get(key), dict):
+            section[key] = beneath[key] | value
+    return beneath | section
 
 
 def _apply(document: dict[str, Any], override: str) -> None:

@@ -67,18 +67,22 @@ def load_lgen(path: Path, latent_dim: int) -> LandmarkGenerator:
     """Load a landmark generator; raises CheckpointError if it does not take z of `latent_dim`."""
     if not path.is_dir():
         raise CheckpointError(f"no landmark generator at {path}: give the folder that holds one")
-    state, variant = networks.load(path, LGEN), networks.read_meta(path)["variant"]
-    takes = state["hidden.0.weight"].shape[1]
+    state = networks.load(path, LGEN)
+    try:
+        variant = networks.read_meta(path)["variant"]
+        shape = {name: variant[name] for name in ("depth", "width", "activation")}
+        takes = state["hidden.0.weight"].shape[1]
+        network = LandmarkGenerator(latent_dim=takes, **shape)
+        network.load_state_dict(state)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds no landmark generator: {error!r}") from None
     if takes != latent_dim:
         raise CheckpointError(
             f"{path} takes z of {takes} dimensions, the generator of {latent_dim}"
         )
-    shape = {name: variant[name] for name in ("depth", "width", "activation")}
-    network = LandmarkGenerator(latent_dim=latent_dim, **shape)
-    network.load_state_dict(state)
     return network.eval()
 
 
 def lgen_evaluation(path: Path) -> dict[str, Any]:
     """Return the errors that were measured when a landmark generator was made."""
-    return networks.read_meta(path)["evaluation"]
+    return networks.read_meta(path).get("evaluation", {})

@@ -9,12 +9,20 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from distfacegan import pipeline
 from distfacegan.cli import main
-from distfacegan.errors import CheckpointError, RunDirectoryError, SourceError, SpecError
-from distfacegan.store import files, latents, shards, verification
-from distfacegan.store.run_directory import RunDirectory
+from distfacegan.core.networks import Generator
+from distfacegan.errors import (
+    CheckpointError,
+    DistfaceganError,
+    RunDirectoryError,
+    SourceError,
+    SpecError,
+)
+from distfacegan.store import files, latents, networks, shards, verification
+from distfacegan.store.run_directory import STAGES, RunDirectory
 from tests.jobs import SMALL_JOB, arrays, assert_equal_runs, load_spec, write_spec
 
 pytestmark = pytest.mark.ray
@@ -148,6 +156,34 @@ def test_fresh_does_a_stage_and_what_reads_from_it_anew(finished, copy, tmp_path
     assert copy.finished("began")
     assert not copy.finished("lgen")
     assert arrays(copy)["latents/steps"].max() <= 5
+
+
+def test_fresh_spares_what_does_not_read_from_the_stage(copy, tmp_path):
+    assert pipeline.run(load_spec(tmp_path), only=["landmarks"], fresh=True) == pipeline.DONE
+    assert [copy.finished(s) for s in ("began", "invert", "lgen")] == [True, True, False]
+
+
+def test_fresh_deletes_nothing_for_settings_that_cannot_work(copy, tmp_path):
+    landmarks = {"detector": "onnx", "model": "typo.onnx"}
+    with pytest.raises(DistfaceganError, match=r"typo\.onnx"):
+        pipeline.run(load_spec(tmp_path, landmarks=landmarks), fresh=True)
+    assert all(copy.finished(stage) for stage in STAGES)
+
+
+def test_another_generator_is_refused_though_the_stage_is_finished(copy, tmp_path):
+    torch.manual_seed(1)
+    network = Generator(resolution=16, latent_dim=8, width=8, levels=2)
+    networks.save(tmp_path / "other", {"generator": network.state_dict()}, {})
+    invert = SMALL_JOB["invert"] | {"generator": str(tmp_path / "other")}
+    with pytest.raises(RunDirectoryError, match="stage invert differs"):
+        pipeline.run(load_spec(tmp_path, invert=invert))
+
+
+def test_a_shard_whose_marker_was_lost_is_done_again(finished, copy, tmp_path):
+    shards.marker_path(copy.markers("invert"), 4).unlink()
+    assert not copy.finished("invert")
+    assert pipeline.run(load_spec(tmp_path)) == pipeline.DONE
+    assert_equal_runs(copy, finished)
 
 
 def test_only_a_stage_of_the_spec_can_be_asked_for(tmp_path):

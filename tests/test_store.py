@@ -154,6 +154,18 @@ def test_a_flipped_bit_is_an_error_and_never_a_wrong_face(tmp_path):
         latents.read(group, "image", shard)
 
 
+def test_a_lost_file_is_an_error_and_never_a_black_face(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    shard = latents.plan(group)[0]
+    arrays = faces(shard) | {"image": np.zeros((4, 16, 16, 3), np.uint8)}  # all fill, yet stored
+    latents.commit(group, tmp_path / "m", shard, arrays, time.time())
+    assert (latents.read(group, "image", shard) == 0).all()
+    [path] = [p for p in (tmp_path / "s.zarr/photos/image/c").rglob("*") if p.is_file()]
+    path.unlink()
+    with pytest.raises(RunDirectoryError, match=r"photos/image: shard 0 .* is missing"):
+        latents.read(group, "image", shard)
+
+
 def test_a_discarded_shard_can_be_written_again_though_it_was_damaged(tmp_path):
     group = photos(tmp_path / "s.zarr")
     shard = latents.plan(group)[2]  # the short one, which Zarr would read before writing

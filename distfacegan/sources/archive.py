@@ -67,7 +67,7 @@ def _danger(entry: zipfile.ZipInfo) -> str:
         return "has an absolute or a Windows path"
     if ".." in name.split("/"):
         return "climbs out of the archive"
-    if entry.flag_bits & 0x1:
+    if entry.flag_bits & 0x61:  # encrypted, patched data, strong encryption
         return "is encrypted"
     if stat.S_ISLNK(entry.external_attr >> 16):
         return "is a symbolic link"

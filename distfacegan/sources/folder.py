@@ -99,7 +99,7 @@ def list_photos(path: Path, *, recursive: bool = True) -> Listing:
     prefix = os.path.join(root, "")
     for entry in _walk(root, recursive):
         key = entry.path[len(prefix) :].replace(os.sep, "/")
-        if is_hidden(entry.name) or _suffix(key) not in images.SUFFIXES or not entry.is_file():
+        if is_hidden(entry.name) or _suffix(key) not in images.SUFFIXES or not _is_file(entry):
             others.append(key)
         elif entry.is_symlink() and not Path(entry.path).resolve().is_relative_to(root):
             outside += 1
@@ -115,6 +115,13 @@ def list_photos(path: Path, *, recursive: bool = True) -> Listing:
         suffixes = " ".join(sorted(images.SUFFIXES))
         raise SourceError(f"{path}: {listing.summary()}; expected files of {suffixes}")
     return listing
+
+
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
 
 
 def is_hidden(name: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import threading
 import time
@@ -20,6 +21,8 @@ from distfacegan.stages.progress import Progress
 from distfacegan.stages.training import Training, last_step
 from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # of workers, in one run of the job
 
@@ -45,6 +48,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     started = time.time()
     without = inputs(spec, run)["without_shards"]
     storage = run.began / "ray"
+    cluster.require(section.workers, "began.workers")
     threads = cluster.cpus_each(section.workers)
     trainer = ray.train.torch.TorchTrainer(
         _train_loop,
@@ -65,6 +69,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
+    if without:
+        log.warning("began: trains without the shards %s, which are not done", without)
     run.note("began", steps=section.steps)
     first = last_step(run)
     with Progress("began", section.steps, "steps", initial=first) as progress:

@@ -9,6 +9,8 @@ from contextlib import contextmanager
 
 import ray
 
+from distfacegan.errors import SpecError
+
 log = logging.getLogger(__name__)
 
 
@@ -50,6 +52,16 @@ def gpu_workers(asked: int | None) -> tuple[int, dict[str, float]]:
 
 def _count(resource: str) -> int:
     return int(ray.cluster_resources().get(resource, 0))
+
+
+def require(workers: int, field: str) -> None:
+    """Refuse to wait for ever for workers that the cluster cannot hold at once."""
+    resource = "GPU" if device() == "cuda" else "CPU"
+    if workers > _count(resource):
+        raise SpecError(
+            f"{field}: {workers} workers need as many {resource}s, the cluster has "
+            f"{_count(resource)}; ask for fewer workers or add nodes"
+        )
 
 
 def cpus_each(workers: int) -> int:

@@ -77,6 +77,8 @@ def settings(spec: JobSpec) -> dict[str, Any]:
     if section.generator is not None:
         resolution = spec.ingest.resolution if spec.ingest else None
         weights.load_generator(section.generator, resolution)  # a misfit is said here
+    if section.photos is not None:
+        RunDirectory(section.photos).identity("ingest")  # no faces there are said here
     return {"seed": spec.seed, **decided}
 
 
@@ -85,8 +87,11 @@ def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
     section = spec.invert
     assert section is not None
     generator = weights.generator_path(run, section.generator)
+    photos_run = _photos_run(spec, run)
+    photos = latents.open_group(photos_run.latents, "photos")
+    weights.load_generator(generator, latents.lengths(photos)["R"])  # a misfit is said here
     return {
-        "photos": _photos_run(spec, run).identity("ingest"),
+        "photos": photos_run.identity("ingest"),
         "generator": weights.digest(generator, weights.GENERATOR),
     }
 
@@ -98,7 +103,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     photos_run = _photos_run(spec, run)
     photos = latents.open_group(photos_run.latents, "photos")
     path = weights.generator_path(run, section.generator)
-    generator = weights.load_generator(path, latents.lengths(photos)["R"])
+    generator = weights.load_generator(path)
     latents.create_group(
         run.latents,
         "latents",

@@ -12,7 +12,7 @@ import numpy as np
 from distfacegan.core import faces
 from distfacegan.core.detectors import make_detector, trusted
 from distfacegan.core.landmarks import distance, five_points, nme
-from distfacegan.errors import SourceError, SpecError
+from distfacegan.errors import SourceError, SpecError, UnreadablePhotoError
 from distfacegan.sources import Source
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster, ingest
@@ -113,6 +113,8 @@ def settings(spec: JobSpec) -> dict[str, Any]:
 
 def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
     """Return the identities of what the stage reads."""
+    if spec.ingest is not None:
+        run.check("ingest", ingest.settings(spec))  # points of these photos and no others
     return {"photos": run.identity("ingest")}
 
 
@@ -131,6 +133,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     source = None
     if spec.ingest is not None:
         source = ingest.open_source_of(spec.ingest.source, spec.seed)
+    workers = cluster.gpu_workers if section.detector == "face_alignment" else cluster.cpu_workers
     return run_stage(
         run,
         "landmarks",
@@ -145,7 +148,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "source": source,
             "device": cluster.device(),
         },
-        workers=cluster.gpu_workers(section.workers),
+        workers=workers(section.workers),
         unit="faces",
         upstream=[shards.done(run.markers("ingest"))],
     )
@@ -156,11 +159,18 @@ def _check_annotations(spec: JobSpec) -> None:
     if spec.ingest is None:
         raise SpecError("landmarks.detector annotations needs the section ingest: its source")
     source = ingest.open_source_of(spec.ingest.source, spec.seed)
-    annotations = map(source.annotation, range(len(source.keys)))
-    num_points = next((len(points) for points in annotations if points is not None), 0)
+    num_points = next(filter(None, (_num_points(source, i) for i in range(len(source.keys)))), 0)
     if num_points != 49:
         raise SourceError(
             f"landmarks.detector annotations: the source {spec.ingest.source.kind} has "
             f"{num_points or 'no'} points of a face, 49 are needed; "
             "use the detector face_alignment or onnx"
         )
+
+
+def _num_points(source: Source, row: int) -> int:
+    try:
+        points = source.annotation(row)
+    except UnreadablePhotoError:
+        return 0  # data, never a reason to stop
+    return 0 if points is None else len(points)

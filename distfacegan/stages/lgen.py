@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -21,21 +23,28 @@ from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
 from distfacegan.stages.lgen_search import VARIED, Rows, Variant, choose, fit, gpu_share
 from distfacegan.stages.outcome import Outcome
-from distfacegan.store import files, latents, networks
+from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
+
+log = logging.getLogger(__name__)
 
 MIN_ROWS = 50
 NUM_GENERATED = 200  # faces on which L-Gen is held against the detector
 
 
-def load_rows(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
+def load_rows(
+    run: RunDirectory, without_shards: Collection[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
     """Return z [n, Z] and landmarks [n, 49, 2] of the rows that have both."""
     z_group = latents.open_group(run.latents, "latents")
     points_group = latents.open_group(run.latents, "landmarks")
     good = (latents.read(z_group, "status") == Status.OK) & (
         latents.read(points_group, "status") == Status.OK
     )
+    for shard in latents.plan(z_group):
+        if shard.index in without_shards:
+            good[shard.rows] = False
     if good.sum() < MIN_ROWS:
         raise RunDirectoryError(
             f"{run.latents}: {good.sum()} rows have both a latent and landmarks that are trusted; "
@@ -52,7 +61,13 @@ def settings(spec: JobSpec) -> dict[str, Any]:
 
 def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, Any]:
     """Return the identities of what the stage reads."""
-    return {"landmarks": run.identity("landmarks"), "latents": run.identity("invert")}
+    record = run.record("lgen")
+    without = _shards_missing(run) if record is None else record["inputs"]["without_shards"]
+    return {
+        "landmarks": run.identity("landmarks"),
+        "latents": run.identity("invert"),
+        "without_shards": without,
+    }
 
 
 def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
@@ -60,7 +75,10 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     section = spec.lgen
     assert section is not None
     started = time.time()
-    rows = ray.put(Rows(*load_rows(run), section, spec.seed))
+    without = inputs(spec, run)["without_shards"]
+    if without:
+        log.warning("lgen: learns without the shards %s, which are not done", without)
+    rows = ray.put(Rows(*load_rows(run, without), section, spec.seed))
     trials = choose(run, section, spec.seed, rows)
     best = {name: trials[0][name] for name in VARIED}
     task: Any = ray.remote(fit)  # type: ignore[arg-type]
@@ -83,6 +101,12 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     return Outcome(
         f"NME {evaluation['nme']:.4f} on test rows, mean shape {evaluation['nme_mean_shape']:.4f}"
     )
+
+
+def _shards_missing(run: RunDirectory) -> list[int]:
+    plan = latents.plan(latents.open_group(run.latents, "latents"))
+    done = shards.done(run.markers("landmarks")) & shards.done(run.markers("invert"))
+    return [shard.index for shard in plan if shard.index not in done]
 
 
 def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Variant]) -> dict[str, Any]:

@@ -88,7 +88,10 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
             "table_one": result.config == table_one,
         }
         for result in results
-        if result.error is None and result.config and result.metrics and "nme" in result.metrics
+        if result.error is None
+        and result.config
+        and result.metrics
+        and np.isfinite(result.metrics.get("nme", np.nan))
     ]
     if not trials:
         raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")

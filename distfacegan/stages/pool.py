@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 from ray.actor import ActorHandle
-from ray.exceptions import RayActorError, RayTaskError
+from ray.exceptions import RayError, RayTaskError
 
 from distfacegan.errors import DistfaceganError
 from distfacegan.store.shards import Shard, ShardStats
@@ -133,7 +133,7 @@ class _Pool:
             if shard is None:
                 raise error.cause from error
             result = error.cause
-        except RayActorError as error:
+        except RayError as error:  # the actor, its memory or its node is lost
             # A lost node can leave the process alive: it must not write beside its successor.
             ray.kill(actor)
             self._failed_starts = self._failed_starts + 1 if shard is None else 0

@@ -84,7 +84,9 @@ def settings(spec: JobSpec) -> dict[str, Any]:
     section = spec.synthesize
     assert section is not None
     if section.generator is not None:
-        weights.load_generator(section.generator)  # a bad one is said here
+        weights.load_generator(section.generator)  # bad weights are said here
+    if section.lgen is not None:
+        weights.digest(section.lgen, weights.LGEN)
     decided = section.model_dump(exclude={"workers", "generator", "lgen"})
     return {"seed": spec.seed, **decided}
 
@@ -92,6 +94,7 @@ def settings(spec: JobSpec) -> dict[str, Any]:
 def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
     """Return the digests of the networks."""
     generator, lgen = _networks(spec, run)
+    weights.load_lgen(lgen, weights.load_generator(generator).latent_dim)  # a misfit is said here
     return {
         "generator": weights.digest(generator, weights.GENERATOR),
         "lgen": weights.digest(lgen, weights.LGEN),
@@ -104,10 +107,23 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     assert section is not None
     generator_path, lgen_path = _networks(spec, run)
     generator = weights.load_generator(generator_path)
-    weights.load_lgen(lgen_path, generator.latent_dim)
     num_workers, resources = cluster.gpu_workers(section.workers)
     plan = shards.split(section.count, section.shard_rows)
-    outcome = run_stage(
+    errors = weights.lgen_evaluation(lgen_path)
+    manifest = {
+        "name": spec.name,
+        "count": section.count,
+        "shards": len(plan),
+        "shard_rows": section.shard_rows,
+        "resolution": generator.resolution,
+        "latent_dim": generator.latent_dim,
+        "seed": spec.seed,
+        **inputs(spec, run),
+        "nme": errors.get("nme", "not measured"),
+        "nme_mean_shape": errors.get("nme_mean_shape", "not measured"),
+    }
+    dataset.write_manifest(run.synthetic, manifest)
+    return run_stage(
         run,
         "synthesize",
         plan,
@@ -125,21 +141,6 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         workers=(num_workers, resources),
         unit="faces",
     )
-    errors = weights.lgen_evaluation(lgen_path)
-    manifest = {
-        "name": spec.name,
-        "count": section.count,
-        "shards": len(plan),
-        "shard_rows": section.shard_rows,
-        "resolution": generator.resolution,
-        "latent_dim": generator.latent_dim,
-        "seed": spec.seed,
-        **inputs(spec, run),
-        "nme": errors.get("nme", "not measured"),
-        "nme_mean_shape": errors.get("nme_mean_shape", "not measured"),
-    }
-    dataset.write_manifest(run.synthetic, manifest)
-    return outcome
 
 
 def _networks(spec: JobSpec, run: RunDirectory) -> tuple[Path, Path]:

@@ -80,8 +80,7 @@ class Training:
             if self._rank == 0 and (step % section.checkpoint_every == 0 or last):
                 self._write_checkpoint()
         if self._rank == 0:
-            state = {weights.GENERATOR: trainer.state()["generator"]}
-            networks.save(self._run.began / weights.GENERATOR, state, self._meta())
+            self._publish()
 
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this rank's faces [b, 3, r, r] and latents [b, Z] of a step."""
@@ -101,20 +100,25 @@ class Training:
             metrics.truncate(self._run.metrics, self.trainer.num_steps)
 
     def _write_metrics(self, images_per_s: float) -> None:
+        line = {
+            **self._finite_metrics(),
+            "images_per_s": round(images_per_s, 2),
+            "time": time.time(),
+        }
+        metrics.append(self._run.metrics, line)
+
+    def _finite_metrics(self) -> dict[str, float]:
         found = self.trainer.metrics()
         if not np.isfinite(found["m_global"]):
             raise TrainingDivergedError(
                 f"BEGAN diverged: m_global is {found['m_global']} at step {found['step']}; "
                 f"lower began.learning_rate (it is {self._section.learning_rate})"
             )
-        line = {**found, "images_per_s": round(images_per_s, 2), "time": time.time()}
-        metrics.append(self._run.metrics, line)
+        return found
 
     def _write_checkpoint(self) -> None:
         name = f"{self.trainer.num_steps:08d}"
         folder = self._run.began / "checkpoints"
-        networks.save(folder / name, self.trainer.state(), self._meta())
-        networks.prune(folder, KEEP_CHECKPOINTS)
         z = uniform_latents(
             self._seed, range(NUM_SAMPLES), self._section.latent_dim, stream="samples"
         )
@@ -122,12 +126,22 @@ class Training:
             images = self.trainer.generator(torch.from_numpy(z).to(self._device))
         grid = encode(tile(to_faces(images), columns=8))
         files.write_bytes(self._run.began / "samples" / f"{name}.png", grid)
+        networks.save(folder / name, self.trainer.state(), self._meta())  # goes last
+        networks.prune(folder, KEEP_CHECKPOINTS)
+
+    def _publish(self) -> None:
+        """Copy the generator of the last checkpoint to where later stages look for it."""
+        last = networks.checkpoints(self._run.began / "checkpoints")[-1]
+        meta = networks.read_meta(last)
+        del meta["digests"]
+        state = {weights.GENERATOR: networks.load(last, "generator")}
+        networks.save(self._run.began / weights.GENERATOR, state, meta)
 
     def _meta(self) -> dict[str, Any]:
         return {
             "stage": "began",
             "seed": self._seed,
-            **self.trainer.metrics(),
+            **self._finite_metrics(),
             "settings": self._section.model_dump(mode="json"),
         }
 

@@ -28,6 +28,15 @@ def write_bytes(path: Path, data: bytes) -> None:
         raise
 
 
+def flush(path: Path) -> None:
+    """Wait until a file that another library wrote is on the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Replace `path` by the JSON text of `value`."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
@@ -38,7 +47,9 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_bytes())
     except ValueError as error:
-        raise RunDirectoryError(f"{path} is damaged ({error}); delete it and run again") from None
+        raise RunDirectoryError(
+            f"{path} is damaged ({error}); `distfacegan verify` mends it"
+        ) from None
 
 
 def digest(data: bytes | memoryview) -> str:

@@ -24,6 +24,8 @@ from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files, shards
 from distfacegan.store.shards import Shard, ShardStats
 
+_ADVICE = "`distfacegan verify` names every damaged shard, and `run` makes it again."
+
 CHUNK_BYTES = 512 * 1024  # of a chunk at most; one row at least
 
 
@@ -121,12 +123,13 @@ def plan(group: zarr.Group) -> list[Shard]:
 def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np.ndarray:
     """Return rows of an array; damage is a RunDirectoryError that names the array and the rows."""
     where = slice(rows.start, rows.stop) if isinstance(rows, Shard) else rows
+    if isinstance(rows, Shard) and not _shard_file(group, array, rows).exists():
+        raise RunDirectoryError(f"{group.store_path}/{array}: {rows} is missing. {_ADVICE}")
     try:
         return np.asarray(_array(group, array)[where])
     except (ValueError, RuntimeError) as error:
         raise RunDirectoryError(
-            f"{group.store_path}/{array}, rows {where.start} to {where.stop}: {error}\n"
-            "`distfacegan verify` names every damaged shard, and `run` makes it again."
+            f"{group.store_path}/{array}, rows {where.start} to {where.stop}: {error}\n{_ADVICE}"
         ) from error
 
 
@@ -141,8 +144,12 @@ def commit(
     schema = GROUPS[group.basename]
     if set(arrays) != set(schema):
         raise KeyError(f"{group.basename} holds {sorted(schema)}, given {sorted(arrays)}")
-    for name, values in arrays.items():
-        _array(group, name)[shard.start : shard.stop] = values
+    # Else a shard that is all fill would not be stored, and could not be told from a lost one.
+    with zarr.config.set({"array.write_empty_chunks": True}):
+        for name, values in arrays.items():
+            _array(group, name)[shard.start : shard.stop] = values
+    for name in schema:
+        files.flush(_shard_file(group, name, shard))
     digests = {f"{group.basename}/{name}": rows_digest(arrays[name]) for name in schema}
     statuses = shards.count_statuses(arrays["status"])
     return shards.mark_done(markers, shard, statuses=statuses, digests=digests, started=started)
@@ -157,11 +164,8 @@ def rows_digest(values: np.ndarray) -> str:
 
 def discard(group: zarr.Group, shard: Shard) -> None:
     """Delete what is stored of a shard, so that its damage does not outlive its rewriting."""
-    store = Path(str(group.store_path).removeprefix("file://"))
     for name in GROUPS[group.basename]:
-        array = _array(group, name)
-        key = array.metadata.encode_chunk_key((shard.index,) + (0,) * (array.ndim - 1))
-        (store / name / key).unlink(missing_ok=True)
+        _shard_file(group, name, shard).unlink(missing_ok=True)
 
 
 def lengths(group: zarr.Group) -> dict[str, int]:
@@ -226,6 +230,12 @@ def _chunk_rows(shard_rows: int, row_bytes: int) -> int:
 def _shape(schema: ArraySchema, num_rows: int, lengths: Mapping[str, int]) -> tuple[int, ...]:
     inner = (lengths[length] if isinstance(length, str) else length for length in schema.shape)
     return (num_rows, *inner)
+
+
+def _shard_file(group: zarr.Group, name: str, shard: Shard) -> Path:
+    array = _array(group, name)
+    key = array.metadata.encode_chunk_key((shard.index,) + (0,) * (array.ndim - 1))
+    return Path(str(group.store_path).removeprefix("file://")) / name / key
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:

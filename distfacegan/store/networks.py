@@ -49,7 +49,8 @@ def load(path: Path, name: str) -> dict[str, Tensor]:
     file = weights_file(path, name)
     meta = file.with_name("meta.json")
     try:
-        expected = files.read_json(meta)["digests"].get(file.name) if meta.exists() else None
+        said = files.read_json(meta) if meta.exists() else {}
+        expected = said.get("digests", {}).get(file.name) if isinstance(said, dict) else None
         if expected is not None and files.file_digest(file) != expected:
             raise CheckpointError(f"{file} is damaged: its digest is not the one in {meta}")
         return safetensors.torch.load_file(file)

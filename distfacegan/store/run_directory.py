@@ -24,7 +24,7 @@ from typing import Any
 import filelock
 
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import files
+from distfacegan.store import files, shards
 
 STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
 
@@ -86,7 +86,13 @@ class RunDirectory:
     def finished(self, stage: str) -> bool:
         """Tell whether a stage has ended with nothing left to do."""
         record = self.record(stage)
-        return record is not None and record["finished"]
+        if record is None or not record["finished"]:
+            return False
+        return "shards" not in record or len(shards.done(self.markers(stage))) == record["shards"]
+
+    def exists(self) -> bool:
+        """Tell whether the folder is a run directory, begun at least."""
+        return (self.root / ".lock").exists() or self.job.exists()
 
     def identity(self, stage: str) -> str:
         """Return a digest of what a stage was begun with, its inputs' identities included."""
@@ -124,6 +130,7 @@ class RunDirectory:
         """Record what a stage is begun with, or check that it is what it was begun with."""
         self.check(stage, settings, inputs)
         if self.record(stage) is None:
+            self.clear(stage)  # nobody knows what left-overs without a record were made with
             record = {"settings": _plain(settings), "inputs": _plain(inputs)}
             files.write_json(self.record_path(stage), record | {"runs": [], "finished": False})
 
@@ -143,6 +150,7 @@ class RunDirectory:
 
     def clear(self, stage: str) -> None:
         """Delete what a stage wrote, its record last."""
+        self.note(stage, finished=False)
         for path in (self.markers(stage), *self._outputs(stage)):
             shutil.rmtree(path, ignore_errors=True)
         self.record_path(stage).unlink(missing_ok=True)
@@ -168,9 +176,11 @@ class RunDirectory:
         try:
             with lock:
                 return None
-        except filelock.Timeout:
+        except filelock.Timeout:  # an OSError too
             path = self._holder_path
             return files.read_json(path) if path.exists() else {"job": "unknown"}
+        except OSError:  # a read-only copy: nobody can be at it
+            return None
 
     @contextlib.contextmanager
     def lock(self, job: str) -> Iterator[None]:

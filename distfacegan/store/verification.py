@@ -46,19 +46,28 @@ def _verify_stage(run: RunDirectory, stage: str) -> Iterator[str]:
     if stage in GROUP_OF:
         yield from _verify_group(run, stage)
     if stage == "synthesize":
-        yield from _verify_files(run, stage, record["rows"], record["settings"]["shard_rows"])
+        yield from _verify_files(
+            run, stage, record["settings"]["count"], record["settings"]["shard_rows"]
+        )
+        if record["finished"] and not (run.synthetic / "manifest.json").exists():
+            yield f"{run.synthetic / 'manifest.json'} is missing; to be made again"
     if stage == "began":
         yield from _verify_networks(sorted((run.began / "checkpoints").glob("[0-9]*")))
         yield from _verify_networks([run.began / "generator"], expected=record["finished"])
     if stage == "lgen":
         folders = [run.lgen / "final", run.lgen / "held_out"]
         yield from _verify_networks(folders, expected=record["finished"])
+        for name in ("evaluation.json", "trials.json"):
+            if record["finished"] and not (run.lgen / name).exists():
+                yield f"{run.lgen / name} is missing; to be made again"
     if stage == "report" and record["finished"] and not (run.report / "index.html").exists():
         yield f"{run.report / 'index.html'} is missing"
 
 
 def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
     name = GROUP_OF[stage]
+    if not (run.latents / name).exists() and not shards.done(run.markers(stage)):
+        return  # it stopped before it made anything
     try:
         group = latents.open_group(run.latents, name)
         plan = latents.plan(group)
