@@ -155,8 +155,8 @@ def _tint(
 def _sample_pose(rng: np.random.Generator) -> Pose:
     return Pose(
         yaw=float(np.radians(_span(rng, -30, 30))),
-        pitch=float(np.radians(_span(rng, -13, 13))),
-        roll=float(np.radians(_bell(rng, 0, 5.5))),
+        pitch=float(np.radians(_span(rng, -12, 12))),
+        roll=float(np.radians(_bell(rng, 0, 7.0))),
         scale=_span(rng, 0.86, 1.0),
         shift=(_span(rng, -0.12, 0.12), _span(rng, -0.1, 0.1)),
     )
@@ -186,7 +186,7 @@ def _sample_shape(rng: np.random.Generator) -> Shape:
 
 
 def _sample_expression(rng: np.random.Generator) -> Expression:
-    opened = _span(rng, 0.15, 0.9) if rng.random() < 0.4 else 0.0
+    opened = _span(rng, 0.2, 1.0) if rng.random() < 0.6 else 0.0
     return Expression(
         open=opened,
         smile=_span(rng, -0.3, 0.8),
