@@ -88,7 +88,7 @@ def test_the_box_that_opencv_finds_sits_on_the_face(faces, boxes):
     points = np.stack([points_in_face(p, box) for p, box in found])
     inside = ((points >= 0) & (points <= 1)).all(axis=(1, 2))
     assert inside.mean() >= 0.95
-    assert (points.mean(axis=1).std(axis=0) < 0.05).all()
+    assert (points.mean(axis=1).std(axis=0) < 0.06).all()
 
 
 def test_landmarks_are_in_the_order_of_ibug(faces):
