@@ -19,7 +19,7 @@ def test_plan_accepts_every_job_and_touches_nothing(capsys):
     assert sorted(ROOT.glob("runs/**/*")) == before
     text = capsys.readouterr().out
     for words in (
-        "1,900 rows in 19 shards of 100",
+        "1,800 rows in 18 shards of 100",
         "202,599 rows in 396 shards of 512, at most 9.96 GB at 128x128",  # 202599 * 128 * 128 * 3
         "`run` would stop here: ingest",
     ):

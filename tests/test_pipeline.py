@@ -232,7 +232,7 @@ def test_a_wrong_path_stops_before_anything_is_touched(tmp_path):
 def test_the_command_line_has_an_exit_code_and_one_clear_message(finished, tmp_path, capsys):
     assert main(["run", str(write_spec(tmp_path, sede=1))]) == 2
     assert "did you mean `seed`?" in capsys.readouterr().err
-    assert main(["status", str(tmp_path)]) == 2
+    assert main(["status", str(tmp_path / "nothing")]) == 2
     assert "is not a run directory" in capsys.readouterr().err
     assert main(["status", str(finished.root)]) == 0
     text = capsys.readouterr().out

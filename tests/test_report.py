@@ -44,7 +44,8 @@ def make_run(root, stages=STAGES) -> RunDirectory:
 
 def record(run, stage, settings, inputs=None, *, seconds=(2.0,), **figures_of_run) -> None:
     """Write the record of a stage that ran as often as `seconds` says."""
-    run.begin(stage, {"seed": 5, **settings}, inputs or {})
+    begun = {"settings": {"seed": 5, **settings}, "inputs": inputs or {}}
+    files.write_json(run.record_path(stage), begun | {"runs": [], "finished": False})
     for duration in seconds:
         run.end(stage, finished=True, started=time.time() - duration, **figures_of_run)
     text = files.read_json(run.record_path(stage))

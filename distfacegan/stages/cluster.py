@@ -41,13 +41,11 @@ def cpu_workers(asked: int | None) -> tuple[int, dict[str, float]]:
 def gpu_workers(asked: int | None) -> tuple[int, dict[str, float]]:
     """Return the number of workers of a stage that wants GPUs, and what each takes.
 
-    One GPU each; in a cluster without a GPU, half of the cores each.
+    One GPU each; in a cluster without a GPU, one core each: the order of a sum depends on the
+    number of threads, and the results shall not depend on the number of workers.
     """
     gpus = _count("GPU")
-    if gpus:
-        return asked or gpus, {"num_gpus": 1, "num_cpus": 1}
-    workers = asked or 2
-    return workers, {"num_cpus": cpus_each(workers)}
+    return (asked or gpus, {"num_gpus": 1, "num_cpus": 1}) if gpus else cpu_workers(asked)
 
 
 def _count(resource: str) -> int:

@@ -81,13 +81,15 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
             [f"{run.latents / name} is not what it should be; to be done again", *wrong]
         )
         return
+    damaged = set()
     for shard, marker in _checked_markers(run, stage, plan):
         damage = list(_shard_damage(group, shard, marker))
         if damage:
+            damaged.add(shard.index)
             latents.discard(group, shard)
             shards.marker_path(run.markers(stage), shard.index).unlink()
             yield f"{shard}: {', '.join(damage)}; to be done again"
-    yield from _missing(run, stage, plan)
+    yield from _missing(run, stage, plan, damaged)
 
 
 def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterator[str]:
@@ -106,6 +108,7 @@ def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
 
 def _verify_files(run: RunDirectory, stage: str, rows: int, shard_rows: int) -> Iterator[str]:
     plan = shards.split(rows, shard_rows)
+    damaged = set()
     for shard, marker in _checked_markers(run, stage, plan):
         path = dataset.shard_path(run.synthetic, shard.index)
         if not path.exists():
@@ -114,9 +117,10 @@ def _verify_files(run: RunDirectory, stage: str, rows: int, shard_rows: int) -> 
             damage = "is not what was written"
         else:
             continue
+        damaged.add(shard.index)
         shards.marker_path(run.markers(stage), shard.index).unlink()
         yield f"{shard}: {path} {damage}; to be done again"
-    yield from _missing(run, stage, plan)
+    yield from _missing(run, stage, plan, damaged)
 
 
 def _checked_markers(
@@ -135,10 +139,10 @@ def _checked_markers(
         path.unlink()  # the shard is then missing, and found so
 
 
-def _missing(run: RunDirectory, stage: str, plan: list[Shard]) -> Iterator[str]:
-    """Name the shards without a marker of a stage that says it is finished."""
+def _missing(run: RunDirectory, stage: str, plan: list[Shard], damaged: set[int]) -> Iterator[str]:
+    """Name the shards without a marker, if the stage says it is finished; not the damaged again."""
     record = run.record(stage)
-    done = shards.done(run.markers(stage))
+    done = shards.done(run.markers(stage)) | damaged
     if record is not None and record["finished"]:
         yield from (
             f"{shard}: no marker; to be done again" for shard in plan if shard.index not in done
