@@ -37,9 +37,8 @@ class InvertWorker:
         learning_rate: float,
         batch: int,
         device: str = "cpu",
-        threads: int = 1,
     ) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # the order of a sum depends on it
         self._photos = latents.open_group(photos, "photos")
         self._latents = latents.open_group(store, "latents")
         self._markers, self._batch, self._device = markers, batch, device
@@ -111,7 +110,6 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         shard_rows=latents.shard_rows(photos),
         Z=generator.latent_dim,
     )
-    num_workers, resources = cluster.gpu_workers(section.workers)
     return run_stage(
         run,
         "invert",
@@ -128,9 +126,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "learning_rate": section.learning_rate,
             "batch": section.batch,
             "device": cluster.device(),
-            "threads": int(resources["num_cpus"]),
         },
-        workers=(num_workers, resources),
+        workers=cluster.gpu_workers(section.workers),
         unit="faces",
         upstream=[shards.done(photos_run.markers("ingest"))],
     )

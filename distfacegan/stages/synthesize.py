@@ -37,9 +37,8 @@ class SynthesizeWorker:
         seed: int,
         jpeg_quality: int,
         device: str = "cpu",
-        threads: int = 1,
     ) -> None:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(1)  # the order of a sum depends on it
         self._folder, self._markers, self._device = folder, markers, device
         self._seed, self._jpeg_quality = seed, jpeg_quality
         self._generator = weights.load_generator(generator).to(device)
@@ -107,7 +106,6 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     assert section is not None
     generator_path, lgen_path = _networks(spec, run)
     generator = weights.load_generator(generator_path)
-    num_workers, resources = cluster.gpu_workers(section.workers)
     plan = shards.split(section.count, section.shard_rows)
     errors = weights.lgen_evaluation(lgen_path)
     manifest = {
@@ -136,9 +134,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "seed": spec.seed,
             "jpeg_quality": section.jpeg_quality,
             "device": cluster.device(),
-            "threads": int(resources["num_cpus"]),
         },
-        workers=(num_workers, resources),
+        workers=cluster.gpu_workers(section.workers),
         unit="faces",
     )
 
