@@ -281,6 +281,15 @@ def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(tmp_path):
     assert len({first, *others}) == 4
 
 
+def test_the_fingerprint_follows_the_points(tmp_path):
+    write_folder(tmp_path, {"a.jpg": photo()})
+    fingerprints = set()
+    for points in (np.zeros((49, 2)), np.ones((49, 2))):
+        write_pts(tmp_path / "a.pts", points)
+        fingerprints.add(open_source("folder", path=tmp_path).fingerprint())
+    assert len(fingerprints) == 2
+
+
 def test_the_49_points_are_the_projects():
     assert FROM_68.tolist() == landmarks.IBUG_49
 

@@ -17,7 +17,7 @@ from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
 from distfacegan.stages.synthesize import SynthesizeWorker
-from distfacegan.stages.training import Training, load_faces
+from distfacegan.stages.training import Training, TrainingDivergedError, load_faces
 from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -283,6 +283,13 @@ def test_training_sees_the_faces_and_nothing_else(faces, tmp_path):
     image = latents.read(photos, "image")[2].astype(float)
     small = image.reshape(16, 2, 16, 2, 3).mean((1, 3))  # averaged over squares of 2 by 2
     np.testing.assert_allclose(seen[1], small, atol=0.51)
+
+
+def test_a_training_that_diverges_says_so(faces, tmp_path):
+    run, section = began_run(tmp_path, faces, learning_rate=1e20)
+    training = Training(run, section, seed=1, without_shards=[])
+    with pytest.raises(TrainingDivergedError, match=r"at step \d+; lower began.learning_rate"):
+        training.run()
 
 
 def test_training_without_a_face_says_so(faces, tmp_path):

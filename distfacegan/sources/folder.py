@@ -2,6 +2,7 @@
 
 import collections
 import dataclasses
+import hashlib
 import logging
 import os
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ class FolderSource:
     def __init__(self, path: str | Path) -> None:
         self._listing = list_photos(Path(path))
         self.keys = self._listing.keys
-        for key in self._listing.annotated:
-            read_pts(self._pts(key))
+        points = hashlib.sha256()
+        for key in sorted(self._listing.annotated):
+            points.update(read_pts(self._pts(key)).tobytes())
+        self._points_digest = points.hexdigest()
         logger.info("%s: %s", path, self._listing.summary())
 
     def read(self, row: int) -> np.ndarray:
@@ -48,8 +51,9 @@ class FolderSource:
         return images.upright_points(self._listing.read(key), read_pts(self._pts(key)))
 
     def fingerprint(self) -> str:
-        """Return a digest of the keys and sizes."""
-        return listing_fingerprint("folder", self.keys, self._listing.sizes)
+        """Return a digest of the keys, the sizes and the points."""
+        kind = f"folder, points {self._points_digest}"
+        return listing_fingerprint(kind, self.keys, self._listing.sizes)
 
     def _pts(self, key: str) -> Path:
         return (self._listing.root / key).with_suffix(".pts")

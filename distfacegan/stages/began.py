@@ -18,7 +18,7 @@ from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.progress import Progress
-from distfacegan.stages.training import Training, last_step
+from distfacegan.stages.training import Training, TrainingDivergedError, last_step
 from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 
@@ -50,8 +50,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     storage = run.began / "ray"
     cluster.require(section.workers, "began.workers")
     threads = cluster.cpus_each(section.workers)
-    trainer = ray.train.torch.TorchTrainer(
-        _train_loop,
+    trainer: Any = ray.train.torch.TorchTrainer(
+        _train_loop,  # type: ignore[arg-type]
         train_loop_config={
             "spec": spec,
             "root": run.root,
@@ -76,22 +76,25 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     with Progress("began", section.steps, "steps", initial=first) as progress:
         watch = _Watch(run, progress, first)
         try:
-            trainer.fit()
+            diverged = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
         finally:
             watch.stop()
+    if diverged:
+        raise diverged
     shutil.rmtree(storage, ignore_errors=True)  # Ray's own account of a training that is over
     run.end("began", finished=True, started=started, steps=section.steps - first)
     meta = networks.read_meta(run.began / weights.GENERATOR)
     return Outcome(f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}")
 
 
-def _train_loop(config: dict[str, Any]) -> None:
+def _train_loop(config: dict[str, Any]) -> TrainingDivergedError | None:
+    """Train, and return the error that no second attempt would mend."""
     context = ray.train.get_context()
     spec = config["spec"]
     torch.set_num_threads(config["threads"])
-    Training(
+    training = Training(
         RunDirectory(config["root"]),
         spec.began,
         seed=spec.seed,
@@ -99,7 +102,12 @@ def _train_loop(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=ray.train.torch.get_device(),
-    ).run()
+    )
+    try:
+        training.run()
+    except TrainingDivergedError as error:
+        return error  # raised, it would make Ray try again
+    return None
 
 
 class _Watch(threading.Thread):

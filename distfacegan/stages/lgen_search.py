@@ -18,6 +18,7 @@ from torch import Tensor
 from distfacegan.core import lgen
 from distfacegan.spec import LGen
 from distfacegan.stages import cluster
+from distfacegan.stages.progress import Progress
 from distfacegan.store.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -75,7 +76,7 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
             name="search",
             storage_path=str(run.lgen / "tune"),
             verbose=0,
-            callbacks=[_Log(section.trials)],
+            callbacks=[_Show(section.trials)],
         ),
     )
     results = list(tuner.fit())  # type: ignore[call-overload]
@@ -112,11 +113,18 @@ def _restore(folder: Path, trainable: Any) -> tune.Tuner | None:
         return None
 
 
-class _Log(tune.Callback):
-    """Logs a line for every trial that ends."""
+class _Show(tune.Callback):
+    """Shows every trial that ends. Ray pickles it with the search: the bar comes with the start."""
 
     def __init__(self, trials: int) -> None:
         self._trials, self._ended = trials, 0
+        self._progress: Progress | None = None
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Ray Tune's hook."""
+        if self._progress is None:
+            self._progress = Progress("lgen", self._trials, "trials", initial=self._ended)
+            self._progress.__enter__()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray Tune's hook."""
@@ -124,6 +132,21 @@ class _Log(tune.Callback):
         variant = ", ".join(f"{name} {value}" for name, value in trial.config.items())
         error = trial.last_result.get("nme", float("nan"))
         log.info("lgen: trial %d of %d: NME %.4f, %s", self._ended, self._trials, error, variant)
+        if self._progress is not None:
+            self._progress.advance(1)
+
+    def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
+        """Ray Tune's hook."""
+        if self._progress is not None:
+            self._progress.__exit__(None, None, None)
+
+    def get_state(self) -> dict[str, int]:
+        """Return what an interrupted search goes on with."""
+        return {"ended": self._ended}
+
+    def set_state(self, state: dict[str, int]) -> None:
+        """Go on from what `get_state` returned."""
+        self._ended = state["ended"]
 
 
 def _trial(variant: Variant, *, rows: ray.ObjectRef, epochs: int, seed: int, device: str) -> None:

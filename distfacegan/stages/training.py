@@ -8,7 +8,6 @@ step), so it goes on exactly as it would have.
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import numpy as np
 import torch
@@ -68,17 +67,26 @@ class Training:
         self._resume()
 
     def run(self) -> None:
-        """Train to the last step; rank 0 writes metrics, samples, checkpoints, the generator."""
+        """Train to the last step; rank 0 writes metrics, samples, checkpoints, the generator.
+
+        Raises TrainingDivergedError, on every rank, where the losses are no longer numbers.
+        """
         section, trainer = self._section, self.trainer
         started, first = time.time(), trainer.num_steps
         while trainer.num_steps < section.steps:
             trainer.step(*self._batch(trainer.num_steps))
             step = trainer.num_steps
             last = step == section.steps
-            if self._rank == 0 and (step % section.metrics_every == 0 or last):
-                self._write_metrics((step - first) * section.batch / (time.time() - started))
-            if self._rank == 0 and (step % section.checkpoint_every == 0 or last):
-                self._write_checkpoint()
+            metrics_due = step % section.metrics_every == 0 or last
+            checkpoint_due = step % section.checkpoint_every == 0 or last
+            if metrics_due or checkpoint_due:
+                found = self._finite_metrics()  # on every rank: they stop at the same step
+            if self._rank == 0 and metrics_due:
+                rate = (step - first) * section.batch / (time.time() - started)
+                line = {**found, "images_per_s": round(rate, 2), "time": time.time()}
+                metrics.append(self._run.metrics, line)
+            if self._rank == 0 and checkpoint_due:
+                self._write_checkpoint(found)
         if self._rank == 0:
             self._publish()
 
@@ -99,14 +107,6 @@ class Training:
         if self._rank == 0:
             metrics.truncate(self._run.metrics, self.trainer.num_steps)
 
-    def _write_metrics(self, images_per_s: float) -> None:
-        line = {
-            **self._finite_metrics(),
-            "images_per_s": round(images_per_s, 2),
-            "time": time.time(),
-        }
-        metrics.append(self._run.metrics, line)
-
     def _finite_metrics(self) -> dict[str, float]:
         found = self.trainer.metrics()
         if not np.isfinite(found["m_global"]):
@@ -116,7 +116,7 @@ class Training:
             )
         return found
 
-    def _write_checkpoint(self) -> None:
+    def _write_checkpoint(self, found: dict[str, float]) -> None:
         name = f"{self.trainer.num_steps:08d}"
         folder = self._run.began / "checkpoints"
         z = uniform_latents(
@@ -126,7 +126,13 @@ class Training:
             images = self.trainer.generator(torch.from_numpy(z).to(self._device))
         grid = encode(tile(to_faces(images), columns=8))
         files.write_bytes(self._run.began / "samples" / f"{name}.png", grid)
-        networks.save(folder / name, self.trainer.state(), self._meta())  # goes last
+        meta = {
+            "stage": "began",
+            "seed": self._seed,
+            **found,
+            "settings": self._section.model_dump(mode="json"),
+        }
+        networks.save(folder / name, self.trainer.state(), meta)  # goes last
         networks.prune(folder, KEEP_CHECKPOINTS)
 
     def _publish(self) -> None:
@@ -136,14 +142,6 @@ class Training:
         del meta["digests"]
         state = {weights.GENERATOR: networks.load(last, "generator")}
         networks.save(self._run.began / weights.GENERATOR, state, meta)
-
-    def _meta(self) -> dict[str, Any]:
-        return {
-            "stage": "began",
-            "seed": self._seed,
-            **self._finite_metrics(),
-            "settings": self._section.model_dump(mode="json"),
-        }
 
 
 def last_step(run: RunDirectory) -> int:
