@@ -15,6 +15,7 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -173,6 +174,9 @@ class Invert(Section):
     workers: Workers = None
 
 
+LGenDecay = Literal["constant", "cosine"]
+
+
 class Search(Section):
     """The variants of L-Gen that Ray Tune chooses from; each a list of values."""
 
@@ -188,6 +192,10 @@ class Search(Section):
     """Nonlinearity of the hidden layers."""
     learning_rate: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-4, 3e-4, 1e-3, 3e-3]
     """Adam's."""
+    learning_rate_decay: Annotated[list[LGenDecay], Field(min_length=1)] = ["constant", "cosine"]
+    """To zero, over the whole training."""
+    weight_decay: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [0.0, 0.3, 1.0]
+    """Decoupled from the gradient (AdamW)."""
     batch: Annotated[list[PositiveInt], Field(min_length=1)] = [16, 64, 256]
     """Rows of a training step."""
 
@@ -206,6 +214,10 @@ class LGen(Section):
     """Nonlinearity of the hidden layers (Table I)."""
     learning_rate: PositiveFloat = 3e-4
     """Adam's."""
+    learning_rate_decay: LGenDecay = "constant"
+    """To zero, over the whole training; the paper has none."""
+    weight_decay: NonNegativeFloat = 0.0
+    """Decoupled from the gradient (AdamW); the paper has none."""
     batch: PositiveInt = 16
     """B_N of equation 4."""
     epochs: PositiveInt = 1000

@@ -105,6 +105,20 @@ def test_training_is_a_function_of_its_seed(activation):
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_cosine_decay_and_weight_decay_follow_their_formulas():
+    z, points = torch.ones(1, 2), torch.full((1, 49, 2), 0.5)
+    settings = {"depth": 1, "width": 3, "seed": 2, "learning_rate": 0.1, "weight_decay": 0.5}
+    start = train(z, points, epochs=0, **settings)
+    found = train(z, points, epochs=2, learning_rate_decay="cosine", **settings)
+    adamw = torch.optim.AdamW(start.parameters(), weight_decay=0.5)
+    for rate in (0.1, 0.05):  # 0.1 * (1 + cos(0)) / 2, 0.1 * (1 + cos(pi / 2)) / 2
+        adamw.param_groups[0]["lr"] = rate
+        adamw.zero_grad()
+        landmark_loss(start(z), points).backward()
+        adamw.step()
+    torch.testing.assert_close(found.state_dict(), start.state_dict())
+
+
 def test_the_callback_sees_every_epoch_and_can_stop():
     z, points = moving_faces(20)
     epochs = []

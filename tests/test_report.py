@@ -28,7 +28,15 @@ from distfacegan.store.shards import Shard, Status
 NUM_ROWS, SHARD_ROWS, SIDE = 60, 16, 32
 NO_FACE, NOT_TRUSTED = 3, 7  # rows
 SHAPE = {"resolution": 16, "latent_dim": 8, "width": 4, "levels": 2}
-VARIANT = {"depth": 1, "width": 8, "activation": "relu", "learning_rate": 3e-4, "batch": 16}
+VARIANT = {
+    "depth": 1,
+    "width": 8,
+    "activation": "relu",
+    "learning_rate": 3e-4,
+    "learning_rate_decay": "constant",
+    "weight_decay": 0.0,
+    "batch": 16,
+}
 LOSSES = np.linspace(0.6, 0.01, NUM_ROWS).astype(np.float32)  # falling with the row, by 0.01
 POINTS = np.random.default_rng(1).uniform(0.2, 0.8, (NUM_ROWS, 49, 2)).astype(np.float32)
 

@@ -25,7 +25,15 @@ log = logging.getLogger(__name__)
 
 REPORTS = 20  # of a trial's error, over its epochs
 GPU_SHARE = 0.25  # of a GPU for one trial: the networks are small
-VARIED = ("depth", "width", "activation", "learning_rate", "batch")  # and so "the variant"
+VARIED = (  # of L-Gen, and so "the variant"
+    "depth",
+    "width",
+    "activation",
+    "learning_rate",
+    "learning_rate_decay",
+    "weight_decay",
+    "batch",
+)
 Variant = dict[str, Any]
 
 
