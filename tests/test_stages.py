@@ -12,10 +12,12 @@ from distfacegan import weights
 from distfacegan.core.networks import Generator
 from distfacegan.errors import CheckpointError, RunDirectoryError, SourceError
 from distfacegan.sources import open_source
+from distfacegan.spec import LGen
 from distfacegan.stages import invert, landmarks
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
+from distfacegan.stages.lgen_search import draw_variants
 from distfacegan.stages.synthesize import SynthesizeWorker
 from distfacegan.stages.training import Training, TrainingDivergedError, load_faces
 from distfacegan.store import latents, metrics, networks, shards
@@ -334,3 +336,13 @@ def test_the_landmark_generator_must_take_the_generators_latents(generator, tmp_
     networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
     with pytest.raises(CheckpointError, match="takes z of 9 dimensions, the generator of 6"):
         weights.load_lgen(tmp_path / "l", 6)
+
+
+def test_variants_are_distinct_and_begin_with_table_one():
+    search = {"depth": [2, 3], "width": [128], "activation": ["relu"], "batch": [16]}
+    search |= {"learning_rate": [3e-4], "learning_rate_decay": ["constant"], "weight_decay": [0.0]}
+    [table_one, other] = draw_variants(LGen(trials=5, search=search), seed=0)
+    assert (table_one["depth"], other["depth"]) == (3, 2)
+    many = draw_variants(LGen(trials=200), seed=1)
+    assert len({tuple(variant.values()) for variant in many}) == 200
+    assert many != draw_variants(LGen(trials=200), seed=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
 
     Table I's network is the first trial. An interrupted search goes on where it stopped.
     """
-    table_one = {name: getattr(section, name) for name in VARIED}
+    variants = draw_variants(section, seed)
     space = {name: tune.choice(getattr(section.search, name)) for name in VARIED}
     trainable = tune.with_resources(
         tune.with_parameters(
@@ -75,16 +76,16 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
         tune_config=tune.TuneConfig(
             metric="nme",
             mode="min",
-            num_samples=section.trials,
+            num_samples=len(variants),
             reuse_actors=True,  # a trial takes less time than an actor needs to start
-            search_alg=BasicVariantGenerator(points_to_evaluate=[table_one], random_state=seed),
+            search_alg=BasicVariantGenerator(points_to_evaluate=variants),
             scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
         ),
         run_config=tune.RunConfig(
             name="search",
             storage_path=str(run.lgen / "tune"),
             verbose=0,
-            callbacks=[_Show(section.trials)],
+            callbacks=[_Show(len(variants))],
         ),
     )
     results = list(tuner.fit())  # type: ignore[call-overload]
@@ -94,7 +95,7 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
             "nme": result.metrics["nme"],
             "epochs": result.metrics["epochs"],
             "seconds": round(result.metrics["time_total_s"], 3),
-            "table_one": result.config == table_one,
+            "table_one": result.config == variants[0],
         }
         for result in results
         if result.error is None
@@ -105,6 +106,31 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
     if not trials:
         raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
     return sorted(trials, key=lambda trial: trial["nme"])
+
+
+def draw_variants(section: LGen, seed: int) -> list[Variant]:
+    """Return the variants to try: Table I's, then distinct ones at random from the search space.
+
+    Fewer than `trials` where the space holds no more.
+    """
+    table_one = {name: getattr(section, name) for name in VARIED}
+    choices = [getattr(section.search, name) for name in VARIED]
+    random = np.random.default_rng(seed)
+    others = [
+        variant
+        for index in random.permutation(math.prod(map(len, choices)))
+        if (variant := _variant(choices, int(index))) != table_one
+    ]
+    return [table_one, *others[: section.trials - 1]]
+
+
+def _variant(choices: list[list[Any]], index: int) -> Variant:
+    """Return one point of the search space by its number."""
+    positions = np.unravel_index(index, [len(values) for values in choices])
+    return {
+        name: values[position]
+        for name, values, position in zip(VARIED, choices, positions, strict=True)
+    }
 
 
 def _restore(folder: Path, trainable: Any) -> tune.Tuner | None:
