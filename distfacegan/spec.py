@@ -159,12 +159,14 @@ class Began(Section):
 class Invert(Section):
     """For every face the z with the least |x - G(z)| (section III, equation 3)."""
 
-    recipe: Literal["paper", "clip"] = "clip"
-    """paper: Adam, unbounded. clip: the same, clipped to the prior's box after every step."""
-    steps: PositiveInt = 500
-    """Generator steps for each face."""
+    recipe: Literal["paper", "clip", "bfgs"] = "bfgs"
+    """paper: Adam, unbounded. clip: the same, in a box. bfgs: a quasi-Newton method."""
+    steps: PositiveInt | None = None
+    """Generator steps for each face; default: 500 for paper and clip, 20 for bfgs."""
+    radius: PositiveFloat | None = 1.0
+    """Latents stay within [-radius, radius]: 1 is the prior, null no bound. Not for paper."""
     learning_rate: PositiveFloat = 0.1
-    """Adam's."""
+    """Adam's: of paper and clip."""
     batch: PositiveInt = 256
     """Faces inverted together."""
     generator: SpecPath | None = None

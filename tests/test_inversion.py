@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from distfacegan.core.inversion import RECIPES, invert, reconstruction_error
+from distfacegan.core.frozen import reconstruction_error
+from distfacegan.core.inversion import RECIPES, Inverter
 from distfacegan.core.networks import Generator
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import CheckpointError
@@ -21,6 +22,12 @@ def generator():
 
 def faces(count):
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
+
+
+def invert(generator, x, *, rows, radius=None, **settings):
+    """Invert by Adam, in a box where there is a radius, unless the settings name a recipe."""
+    recipe = "paper" if radius is None else "clip"
+    return Inverter(generator, **{"recipe": recipe, "radius": radius, **settings})(x, rows)
 
 
 def test_equation_3_is_the_mean_over_each_image():
@@ -65,11 +72,12 @@ def test_the_recipe_is_adam_on_each_face_alone_keeping_the_best(generator, radiu
         torch.testing.assert_close(found.z[i], best.float())
 
 
-def test_37_faces_together_equal_37_alone(generator):
+@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+def test_37_faces_together_equal_37_alone(generator, recipe):
     x = faces(37)
-    together = invert(generator, x, seed=0, rows=range(37), steps=12, radius=1.0)
+    together = Inverter(generator, recipe=recipe, steps=12)(x, range(37))
     for row in range(37):
-        alone = invert(generator, x[row : row + 1], seed=0, rows=[row], steps=12, radius=1.0)
+        alone = Inverter(generator, recipe=recipe, steps=12)(x[row : row + 1], [row])
         torch.testing.assert_close(together.z[row], alone.z[0])
         torch.testing.assert_close(together.loss[row], alone.loss[0])
         assert together.steps[row] == alone.steps[0]
@@ -88,18 +96,24 @@ def test_the_last_latent_is_evaluated_and_the_start_can_win(generator):
     torch.testing.assert_close(far.z, start, rtol=0, atol=0)
 
 
-def test_the_box_is_respected_exactly_and_reached(generator):
+@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+def test_the_box_is_respected_exactly_and_reached(generator, recipe):
     with torch.no_grad():
         x = generator(3 * torch.from_numpy(uniform_latents(1, range(6), Z, stream="far")).double())
-    inside = invert(generator, x, seed=0, rows=range(6), steps=30, radius=0.75)
+    inside = Inverter(generator, recipe=recipe, steps=30, radius=0.75)(x, range(6))
     assert inside.z.abs().max() == 0.75
-    free = invert(generator, x, seed=0, rows=range(6), steps=30)
+    free = Inverter(generator, recipe=recipe, steps=30, radius=None)(x, range(6))
     assert free.z.abs().max() > 1
     assert free.loss.mean() < inside.loss.mean()
 
 
-def test_the_recipes_are_those_documented(generator):
-    assert RECIPES == {"paper": {}, "clip": {"radius": 1.0}}
+def test_the_paper_has_no_box_and_the_others_that_of_the_prior(generator):
+    assert [Inverter(generator, recipe=recipe).radius for recipe in RECIPES] == [None, 1.0, 1.0]
+
+
+def test_an_unknown_recipe_is_named_with_those_that_exist(generator):
+    with pytest.raises(ValueError, match="one of paper, clip, bfgs, found 'adam'"):
+        Inverter(generator, recipe="adam")
 
 
 def test_faces_the_generator_made_are_approached(generator):
@@ -114,16 +128,41 @@ def test_faces_the_generator_made_are_approached(generator):
     torch.testing.assert_close(again.float(), found.loss, rtol=1e-4, atol=1e-6)
 
 
-def test_a_face_that_is_not_finite_loses_and_leaves_its_neighbours_alone(generator):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_a_face_that_is_not_finite_loses_and_leaves_its_neighbours_alone(generator, recipe):
     x = faces(4)
-    whole = invert(generator, x, seed=0, rows=range(4), steps=10)
+    whole = Inverter(generator, recipe=recipe, steps=10)(x, range(4))
     x[1, 0, 2, 3], x[2, 1, 0, 0] = torch.nan, torch.inf
-    found = invert(generator, x, seed=0, rows=range(4), steps=10)
+    found = Inverter(generator, recipe=recipe, steps=10)(x, range(4))
     assert found.loss[[1, 2]].tolist() == [torch.inf, torch.inf]
     assert torch.isfinite(found.z).all()
     for name in ("z", "loss", "steps"):
         same = getattr(found, name)[[0, 3]], getattr(whole, name)[[0, 3]]
         torch.testing.assert_close(*same, rtol=0, atol=0)
+
+
+def test_bfgs_finds_faces_the_generator_made(generator):
+    z = torch.from_numpy(uniform_latents(1, range(50), Z, stream="target"))
+    with torch.no_grad():
+        x = generator(z.double())
+    found = Inverter(generator, recipe="bfgs", steps=20)(x, range(50))
+    distance = (found.z - z).square().mean(1).sqrt()
+    assert (distance < 0.05).float().mean() >= 0.95
+    adam = Inverter(generator, recipe="clip", steps=100)(x, range(50))
+    assert found.loss.mean() < adam.loss.mean()
+
+
+def test_bfgs_counts_the_evaluation_that_found_the_latent(generator):
+    x = faces(5)
+    one, two, ten = (Inverter(generator, recipe="bfgs", steps=n)(x, range(5)) for n in (1, 2, 10))
+    assert one.steps.tolist() == [1] * 5
+    assert set(two.steps.tolist()) <= {1, 2}
+    assert (two.loss <= one.loss).all()
+    assert (ten.loss < one.loss).all()
+    assert 2 < ten.steps.max() <= 10
+    with torch.no_grad():
+        again = reconstruction_error(x, generator(ten.z.double()))
+    torch.testing.assert_close(again.float(), ten.loss, rtol=1e-5, atol=1e-7)
 
 
 def test_the_generator_is_left_as_it_was(generator):
@@ -140,14 +179,17 @@ def test_the_generator_is_left_as_it_was(generator):
     assert not result.z.requires_grad
 
 
-def test_no_device_sync_in_the_loop(generator, monkeypatch):
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_no_device_sync_in_the_loop(generator, monkeypatch, recipe):
     def sync(*_):
         raise AssertionError("a device sync inside the loop")
 
+    inverter = Inverter(generator, recipe=recipe, steps=3)
     x = faces(2)
     for name in ("item", "tolist", "numpy", "__float__", "__bool__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, sync)
-    invert(generator, x, seed=0, rows=[0, 1], steps=3)
+    found = inverter(x, [0, 1])
+    assert found.steps.shape == (2,)
 
 
 def test_faces_of_another_resolution_are_refused(generator):

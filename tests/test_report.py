@@ -147,7 +147,7 @@ def make_invert(run) -> None:
     }
     fill(run, "invert", "latents", arrays, Z=8)
     inputs = {"photos": run.identity("ingest"), "generator": generator_digest(run)}
-    settings = {"recipe": "clip", "steps": 2, "learning_rate": 0.1, "batch": 8}
+    settings = {"recipe": "clip", "steps": 2, "radius": 1.0, "learning_rate": 0.1}
     record(run, "invert", settings, inputs)
 
 
@@ -496,7 +496,7 @@ def test_the_mirrored_photos_are_inverted_once(own, monkeypatch):
     def refuse(*arguments, **settings):
         raise RuntimeError("inverts again")
 
-    monkeypatch.setattr(mirror, "invert", refuse)
+    monkeypatch.setattr(mirror, "Inverter", refuse)
     report.write(own)
     (own.report / "mirror.json").unlink()
     with pytest.raises(RuntimeError, match="inverts again"):

@@ -61,7 +61,7 @@ def test_the_paper_is_the_default():
     lgen = spec.LGen()
     assert (lgen.depth, lgen.width, lgen.activation) == (3, 128, "relu")
     assert (lgen.batch, lgen.learning_rate, lgen.epochs) == (16, 3e-4, 1000)
-    assert (spec.Invert().learning_rate, spec.Invert().recipe) == (0.1, "clip")
+    assert (spec.Invert().learning_rate, spec.Invert().radius) == (0.1, 1.0)
 
 
 def test_paths_are_relative_to_the_folder_of_the_spec(tmp_path):

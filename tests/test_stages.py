@@ -190,7 +190,8 @@ def inverter(run, generator, name="latents.zarr", **options):
         shard_rows=latents.shard_rows(photos),
         Z=6,
     )
-    settings = {"seed": 2, "recipe": "clip", "steps": 15, "learning_rate": 0.1, "batch": 5}
+    settings = {"seed": 2, "recipe": "clip", "steps": 15, "batch": 5}
+    settings |= {"radius": 1.0, "learning_rate": 0.1}
     worker = InvertWorker(
         run.latents, store, run.root / f"{name}-markers", generator, **(settings | options)
     )

@@ -6,7 +6,7 @@ import logging
 
 import numpy as np
 
-from distfacegan.core.inversion import RECIPES, invert
+from distfacegan.core.inversion import Inverter
 from distfacegan.core.pixels import to_images
 from distfacegan.report.contents import Contents, Table
 from distfacegan.store import files
@@ -26,7 +26,7 @@ def invert_mirrored(
     generator, record = contents.generator, contents.run.record("invert")
     assert generator is not None
     assert record is not None
-    names = ("seed", "recipe", "steps", "learning_rate")
+    names = ("seed", "recipe", "steps", "radius", "learning_rate")
     settings = {name: record["settings"][name] for name in names}
     made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}
     cache = contents.run.report / "mirror.json"
@@ -34,9 +34,8 @@ def invert_mirrored(
     if kept.get("made_of") != made_of:
         log.info("report: inverts %d mirrored photos, once", len(rows))
         mirrored = np.ascontiguousarray(photos.read("image", rows)[:, :, ::-1])
-        options = {**RECIPES[settings.pop("recipe")], **settings}
         faces = to_images(mirrored, generator.resolution)
-        found = invert(generator, faces, rows=rows, **options)
+        found = Inverter(generator, **settings)(faces, rows)
         kept = {"made_of": made_of, "z": found.z.tolist(), "loss": found.loss.tolist()}
         files.write_json(cache, kept)
     return np.array(kept["z"], np.float32), np.array(kept["loss"], np.float32)

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from distfacegan import weights
-from distfacegan.core.inversion import RECIPES, invert
+from distfacegan.core.inversion import Inverter
 from distfacegan.core.pixels import to_images
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
@@ -33,7 +33,8 @@ class InvertWorker:
         *,
         seed: int,
         recipe: str,
-        steps: int,
+        steps: int | None,
+        radius: float | None,
         learning_rate: float,
         batch: int,
         device: str = "cpu",
@@ -42,13 +43,16 @@ class InvertWorker:
         self._photos = latents.open_group(photos, "photos")
         self._latents = latents.open_group(store, "latents")
         self._markers, self._batch, self._device = markers, batch, device
-        self._generator = weights.load_generator(generator).to(device)
-        self._settings: dict[str, Any] = {
-            **RECIPES[recipe],
-            "seed": seed,
-            "steps": steps,
-            "learning_rate": learning_rate,
-        }
+        network = weights.load_generator(generator).to(device)
+        self._resolution = network.resolution
+        self._invert = Inverter(
+            network,
+            recipe=recipe,
+            seed=seed,
+            steps=steps,
+            radius=radius,
+            learning_rate=learning_rate,
+        )
 
     def run(self, shard: Shard) -> ShardStats:
         """Invert the faces of one shard and commit their latents to the store."""
@@ -59,8 +63,8 @@ class InvertWorker:
         image = latents.read(self._photos, "image", shard)
         with_face = np.flatnonzero(status == Status.OK)
         for some in np.split(with_face, range(self._batch, len(with_face), self._batch)):
-            faces = to_images(image[some], self._generator.resolution, self._device)
-            found = invert(self._generator, faces, rows=shard.rows[some], **self._settings)
+            faces = to_images(image[some], self._resolution, self._device)
+            found = self._invert(faces, shard.rows[some])
             arrays["z"][some], arrays["loss"][some] = found.z, found.loss
             arrays["steps"][some] = found.steps
             finite = torch.isfinite(found.loss).numpy()
@@ -123,6 +127,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "seed": spec.seed,
             "recipe": section.recipe,
             "steps": section.steps,
+            "radius": section.radius,
             "learning_rate": section.learning_rate,
             "batch": section.batch,
             "device": cluster.device(),

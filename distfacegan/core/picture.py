@@ -1,0 +1,59 @@
+"""What G's small picture, pooled to 16x16, tells of z before G is asked: where the search starts.
+
+Legend: B batch, Z latent dimension, P numbers of a picture, 3 * 16 * 16.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distfacegan.core import quasi_newton
+from distfacegan.core.frozen import FrozenGenerator
+
+SIDE = 16  # pixels of a picture
+EPSILON = 0.05  # of pixels in [-1, 1]: what rounds off |.| at zero
+STEP = 0.05  # of the central differences
+
+
+def pool(images: Tensor) -> Tensor:
+    """Shrink images [B, 3, R, R] to pictures [B, P] by averaging."""
+    return F.adaptive_avg_pool2d(images, min(SIDE, images.shape[-1])).flatten(1)
+
+
+def gauss_newton(jacobian: Tensor, residual: Tensor, epsilon: float) -> Tensor:
+    """Return J diag(1 / (|r| + epsilon)) J^T / P: the curvature of mean |r| as if r were far off 0.
+
+    J is [B, Z, P] or [Z, P], r [B, P]; the result is [B, Z, Z].
+    """
+    weighted = jacobian / (residual.abs() + epsilon)[:, None, :]
+    return weighted @ jacobian.transpose(-1, -2) / residual.shape[1]
+
+
+class Linearisation:
+    """G's picture to first order round z = 0: picture(z) = picture(0) + J^T z."""
+
+    def __init__(self, generator: FrozenGenerator, dtype: torch.dtype = torch.float32) -> None:
+        """Measure J by central differences: 2 Z + 1 forward passes."""
+        unit = STEP * torch.eye(generator.latent_dim, device=generator.device, dtype=dtype)
+        with torch.no_grad():
+            self.picture = pool(generator(torch.zeros_like(unit[:1]))).to(dtype)  # [1, P]
+            above, below = pool(generator(unit)).to(dtype), pool(generator(-unit)).to(dtype)
+        self.jacobian = (above - below) / (2 * STEP)  # [Z, P]
+
+    def solve(self, target: Tensor, radius: float | None) -> Tensor:
+        """Return the z [B, Z] whose pictures come closest to `target` [B, P], within the box."""
+        residual = target - self.picture
+        hessian = gauss_newton(self.jacobian, residual, EPSILON)
+        weighted = residual / (residual.abs() + EPSILON)
+        gradient = -weighted @ self.jacobian.T / residual.shape[1]
+        damping = torch.full_like(target[:, 0], quasi_newton.DAMPING_START)
+        damped = quasi_newton.add_damping(hessian, damping)
+        if radius is None:
+            return quasi_newton.solve(damped, -gradient)
+        bound = torch.full_like(gradient, radius)
+        return quasi_newton.box_solve(damped, gradient, -bound, bound)
+
+    def jacobian_at(self, z: Tensor, picture: Tensor) -> Tensor:
+        """Return J [B, Z, P] after Broyden's update: it then leads from 0 to `picture` at z."""
+        error = picture - self.picture - z @ self.jacobian
+        return self.jacobian + (z / z.square().sum(1, keepdim=True))[:, :, None] * error[:, None, :]
