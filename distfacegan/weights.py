@@ -10,12 +10,14 @@ from typing import Any
 
 from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
+from distfacegan.core.surrogate import Surrogate
 from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import files, networks
 from distfacegan.store.run_directory import RunDirectory
 
 GENERATOR = "generator"
 LGEN = "lgen"
+SURROGATE = "surrogate"
 
 
 def generator_path(run: RunDirectory, given: Path | None) -> Path:
@@ -51,6 +53,11 @@ def digest(path: Path, name: str) -> str:
     """Return the digest of the weights that a path means."""
     networks.load(path, name)  # says what is wrong with them
     return files.file_digest(networks.weights_file(path, name))
+
+
+def load_surrogate(folder: Path) -> Surrogate:
+    """Load the surrogate of a generator (recipe fast); raises CheckpointError if it is damaged."""
+    return Surrogate.from_state_dict(networks.load(folder, SURROGATE))
 
 
 def lgen_path(run: RunDirectory, given: Path | None) -> Path:

@@ -6,6 +6,7 @@ import logging
 
 import numpy as np
 
+from distfacegan import weights
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.pixels import to_images
 from distfacegan.report.contents import Contents, Table
@@ -35,6 +36,8 @@ def invert_mirrored(
         log.info("report: inverts %d mirrored photos, once", len(rows))
         mirrored = np.ascontiguousarray(photos.read("image", rows)[:, :, ::-1])
         faces = to_images(mirrored, generator.resolution)
+        if settings["recipe"] == "fast":
+            settings["surrogate"] = weights.load_surrogate(contents.run.surrogate)
         found = Inverter(generator, **settings)(faces, rows)
         kept = {"made_of": made_of, "z": found.z.tolist(), "loss": found.loss.tolist()}
         files.write_json(cache, kept)

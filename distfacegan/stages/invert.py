@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 
 from distfacegan import weights
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.pixels import to_images
 from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster
+from distfacegan.stages import cluster, surrogate
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import latents, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
+
+log = logging.getLogger(__name__)
 
 
 class InvertWorker:
@@ -37,6 +41,7 @@ class InvertWorker:
         radius: float | None,
         learning_rate: float,
         batch: int,
+        surrogate_folder: Path | None = None,
         device: str = "cpu",
     ) -> None:
         torch.set_num_threads(1)  # the order of a sum depends on it
@@ -52,6 +57,7 @@ class InvertWorker:
             steps=steps,
             radius=radius,
             learning_rate=learning_rate,
+            surrogate=weights.load_surrogate(surrogate_folder) if surrogate_folder else None,
         )
 
     def run(self, shard: Shard) -> ShardStats:
@@ -77,6 +83,8 @@ def settings(spec: JobSpec) -> dict[str, Any]:
     section = spec.invert
     assert section is not None
     decided = section.model_dump(exclude={"workers", "batch", "generator", "photos"})
+    if section.recipe != "fast":
+        del decided["surrogate"]
     if section.generator is not None:
         resolution = spec.ingest.resolution if spec.ingest else None
         weights.load_generator(section.generator, resolution)  # a misfit is said here
@@ -130,12 +138,37 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "radius": section.radius,
             "learning_rate": section.learning_rate,
             "batch": section.batch,
+            "surrogate_folder": _prepare_surrogate(spec, run, path),
             "device": cluster.device(),
         },
         workers=cluster.gpu_workers(section.workers),
         unit="faces",
         upstream=[shards.done(photos_run.markers("ingest"))],
     )
+
+
+def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Path) -> Path | None:
+    """Return the folder of the surrogate that recipe fast needs, made first where it is not."""
+    section = spec.invert
+    assert section is not None
+    if section.recipe != "fast":
+        return None
+    digest = weights.digest(generator, weights.GENERATOR)
+    made_of = {"seed": spec.seed, "generator": digest, **section.surrogate.model_dump()}
+    if not surrogate.is_ready(run.surrogate, made_of):
+        log.info(
+            "invert: learns the generator's pictures, once: %d pictures, %d steps",
+            section.surrogate.pictures,
+            section.surrogate.steps,
+        )
+        threads, on = cluster.cpus_each(1), cluster.device()
+        resources = {"num_gpus": 1} if on == "cuda" else {"num_cpus": threads}
+        task: Any = ray.remote(surrogate.prepare)  # type: ignore[arg-type]
+        made = task.options(**resources).remote(
+            run.surrogate, generator, made_of, device=on, threads=threads
+        )
+        ray.get(made)
+    return run.surrogate
 
 
 def _photos_run(spec: JobSpec, run: RunDirectory) -> RunDirectory:

@@ -56,6 +56,11 @@ class RunDirectory:
         return self.began / "metrics.jsonl"
 
     @property
+    def surrogate(self) -> Path:
+        """What the inversion learnt of its generator before the first face (recipe fast)."""
+        return self.root / "invert" / "surrogate"
+
+    @property
     def lgen(self) -> Path:
         """The landmark generator, its trials and its evaluation."""
         return self.root / "lgen"
@@ -160,7 +165,7 @@ class RunDirectory:
             "ingest": [self.latents / "photos"],
             "landmarks": [self.latents / "landmarks"],
             "began": [self.began],
-            "invert": [self.latents / "latents"],
+            "invert": [self.latents / "latents", self.surrogate.parent],
             "lgen": [self.lgen],
             "synthesize": [self.synthetic],
             "report": [self.report],

@@ -43,6 +43,8 @@ def _verify_stage(run: RunDirectory, stage: str) -> Iterator[str]:
         run.clear(stage)  # without it nobody knows what the stage was made with
         yield f"{error}; the stage is to be done again"
         return
+    if stage == "invert":
+        yield from _verify_networks([run.surrogate])
     if stage in GROUP_OF:
         yield from _verify_group(run, stage)
     if stage == "synthesize":
