@@ -1,4 +1,4 @@
-"""The command line: run, plan, status, report, verify."""
+"""The command line: run, plan, status, report, verify, bench."""
 
 from __future__ import annotations
 
@@ -83,6 +83,22 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("run", type=Path, metavar="RUN", help="the run directory")
         sub.set_defaults(command=command)
+
+    bench = commands.add_parser("bench", help="measure what the documentation quotes")
+    benches = bench.add_subparsers(required=True, metavar="WHAT")
+    text = "invert the same faces in every way, interleaved, and compare steps, losses and times"
+    invert = benches.add_parser("invert", help=text, description=text)
+    invert.add_argument(
+        "--generator", type=Path, help="weights of G (default: a small one, trained first)"
+    )
+    invert.add_argument("--photos", type=Path, help="a folder of photos (default: procedural)")
+    invert.add_argument("--faces", type=int, default=32, help="how many faces (32)")
+    invert.add_argument("--batch", type=int, default=16, help="faces inverted together (16)")
+    invert.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
+    invert.add_argument("--surrogate-steps", type=int, default=2500, help="its training (2500)")
+    invert.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    invert.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
+    invert.set_defaults(command=_bench_invert)
     return parser
 
 
@@ -149,6 +165,36 @@ def _verify(options: argparse.Namespace) -> int:
         print(f"{len(findings)} findings; `distfacegan run` with the same spec makes them good")
         return 1
     print("nothing is damaged")
+    return 0
+
+
+def _bench_invert(options: argparse.Namespace) -> int:
+    import torch
+
+    from distfacegan import weights
+    from distfacegan.bench import figure, invert, subjects
+    from distfacegan.store import files
+
+    generator = (
+        weights.load_generator(options.generator) if options.generator else subjects.generator()
+    )
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator.to(device)
+    faces = subjects.faces(options.photos, options.faces, generator.resolution).to(device)
+    surrogate, seconds = invert.train_surrogate(generator, steps=options.surrogate_steps)
+    result = invert.measure(
+        generator,
+        faces,
+        surrogate=surrogate,
+        dtype=getattr(torch, options.dtype),
+        batch=options.batch,
+    )
+    result["surrogate_s"] = seconds
+    print(invert.table(result))
+    if options.json:
+        files.write_json(options.json, result)
+    if options.figure:
+        figure.draw(result, options.figure)
     return 0
 
 

@@ -32,7 +32,7 @@ SMALL_JOB = {
         "metrics_every": 50,
         "workers": 2,
     },
-    "invert": {"steps": 60, "batch": 4},
+    "invert": {"recipe": "bfgs", "steps": 20, "batch": 4},
     "lgen": {"epochs": 3, "trials": 2, "early_stopping": False},
     "synthesize": {"count": 1000, "shard_rows": 50},
     "report": {},

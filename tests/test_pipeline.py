@@ -151,7 +151,7 @@ def test_other_settings_are_refused_and_nothing_is_touched(copy, tmp_path, chang
 
 
 def test_fresh_does_a_stage_and_what_reads_from_it_anew(finished, copy, tmp_path):
-    spec = load_spec(tmp_path, invert={"steps": 5})
+    spec = load_spec(tmp_path, invert={"recipe": "bfgs", "steps": 5})
     assert pipeline.run(spec, only=["invert"], fresh=True) == pipeline.DONE
     assert copy.finished("began")
     assert not copy.finished("lgen")
@@ -212,6 +212,31 @@ def test_another_run_can_invert_these_faces_with_this_generator(finished, tmp_pa
     group = latents.open_group(tmp_path / "run" / "latents.zarr", "latents")
     status = latents.read(group, "status")
     np.testing.assert_array_equal(status, arrays(finished)["latents/status"])
+
+
+def test_the_surrogate_is_made_once_and_kept(finished, tmp_path, caplog):
+    caplog.set_level("INFO")
+    parts = dict.fromkeys(["ingest", "landmarks", "began", "lgen", "synthesize"])
+    invert = {
+        "photos": str(finished.root),
+        "generator": str(finished.began / "generator"),
+        "recipe": "fast",
+        "steps": 4,
+        "surrogate": {"pictures": 1000, "steps": 60, "width": 16},
+    }
+    spec = load_spec(tmp_path, **parts, invert=invert)
+    assert pipeline.run(spec) == pipeline.DONE
+    loss = arrays(RunDirectory(spec.run))["latents/loss"]
+    assert np.nanmean(loss) < np.nanmean(arrays(finished)["latents/loss"]) + 0.05
+    next((spec.run / "shards" / "invert").glob("*.json")).unlink()
+    assert pipeline.run(spec) == pipeline.DONE
+    assert caplog.text.count("learns the generator's pictures, once") == 1
+    np.testing.assert_array_equal(arrays(RunDirectory(spec.run))["latents/loss"], loss)
+
+    weights = spec.run / "invert" / "surrogate" / "surrogate.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    assert any("surrogate" in finding for finding in verification.verify(RunDirectory(spec.run)))
+    assert not weights.exists()
 
 
 def test_a_generator_of_another_architecture_stops_before_anything_is_touched(finished, tmp_path):

@@ -4,7 +4,7 @@ Legend: B batch, R resolution, Z latent dimension; images are in [-1, 1].
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -29,7 +29,7 @@ START_SHARE = 0.5  # of the box, for its first guess: from nearer to 0 it ends i
 
 @dataclasses.dataclass(frozen=True)
 class Inversion:
-    """The best latent found for each face, on the CPU."""
+    """The best latent found for each face."""
 
     z: Tensor  # f32 [B, Z]
     loss: Tensor  # f32 [B], equation 3 at z; inf where it was never finite
@@ -82,45 +82,51 @@ class Inverter:
 
         Raises CheckpointError where faces and generator differ in resolution.
         """
+        for found in self.iterate(faces, rows):  # noqa: B007
+            pass
+        return Inversion(found.z.float().cpu(), found.loss.float().cpu(), found.steps.cpu())
+
+    def iterate(self, faces: Tensor, rows: Sequence[int] | np.ndarray) -> Iterator[Inversion]:
+        """Yield the best latents so far, on the device, after every evaluation of G."""
         _check_faces(self.generator, faces, rows)
         g = self.generator
         faces = faces.to(g.device, g.dtype, memory_format=torch.channels_last)
-        z, loss, steps = self._bfgs(faces) if self._model else self._adam(faces, rows)
-        return Inversion(z.float().cpu(), loss.float().cpu(), steps.cpu())
+        return self._adam(faces, rows) if self._model is None else self._bfgs(faces, self._model)
 
-    def _adam(
-        self, faces: Tensor, rows: Sequence[int] | np.ndarray
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Adam from a uniform start; the best latent of the `steps` + 1 evaluated is kept."""
+    def _adam(self, faces: Tensor, rows: Sequence[int] | np.ndarray) -> Iterator[Inversion]:
+        """Adam from a uniform start: `steps` updates, so one evaluation more."""
         bound = torch.inf if self.radius is None else self.radius
         start = uniform_latents(self.seed, rows, self.generator.latent_dim, stream="inversion")
         z = torch.from_numpy(start).to(faces.device, self._latent_dtype).clamp_(-bound, bound)
         adam = torch.optim.Adam([z], lr=self.learning_rate, fused=True)
-        best_z, best_loss = z.clone(), z.new_full((len(z),), torch.inf)
-        best_step = torch.zeros_like(best_loss, dtype=torch.int32)
+        best = Inversion(
+            z.clone(),
+            loss=z.new_full((len(z),), torch.inf),
+            steps=torch.zeros(len(z), dtype=torch.int32, device=z.device),
+        )
         for step in range(self.steps + 1):
             loss, z.grad, _ = self.generator.step(z, faces)
-            improved = loss < best_loss  # never where the loss is nan or inf
-            best_z = torch.where(improved[:, None], z, best_z)
-            best_loss = torch.where(improved, loss, best_loss)
-            best_step = torch.where(improved, step, best_step)
-            if step < self.steps:
-                adam.step()
-                z.clamp_(-bound, bound)
-        return best_z, best_loss, best_step
+            improved = loss < best.loss  # never where the loss is nan or inf
+            best = Inversion(
+                torch.where(improved[:, None], z, best.z),
+                torch.where(improved, loss, best.loss),
+                torch.where(improved, step, best.steps),
+            )
+            yield best
+            adam.step()
+            z.clamp_(-bound, bound)
 
-    def _bfgs(self, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """The quasi-Newton method, from the curvature that small pictures tell of."""
-        assert self._model is not None
+    def _bfgs(self, faces: Tensor, model: Linearisation | Surrogate) -> Iterator[Inversion]:
+        """The quasi-Newton method from where the model leads: `steps` evaluations."""
         radius = self.radius
         target = pool(faces).to(self._latent_dtype)
-        z = self._model.solve(target, None if radius is None else START_SHARE * radius)
+        z = model.solve(target, None if radius is None else START_SHARE * radius)
 
         loss, gradient, images = self.generator.step(z, faces)
         picture = pool(images).to(z.dtype)
-        jacobian = self._model.jacobian_at(z, picture)
-        hessian = gauss_newton(jacobian, target - picture, EPSILON)
+        hessian = gauss_newton(model.jacobian_at(z, picture), target - picture, EPSILON)
         state = quasi_newton.begin(z, loss, gradient, hessian)
+        yield Inversion(state.z, state.loss, state.steps)
 
         for step in range(2, self.steps + 1):
             state = quasi_newton.advance(
@@ -130,7 +136,7 @@ class Inverter:
                 radius=radius,
                 overstep=1.0 if radius is None else OVERSTEP,
             )
-        return state.z, state.loss, state.steps
+            yield Inversion(state.z, state.loss, state.steps)
 
 
 def _check_faces(

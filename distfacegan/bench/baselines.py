@@ -1,0 +1,103 @@
+"""Ways to invert a generator that the project's own are held against.
+
+Each yields z [B, Z] and the loss [B] of equation 3 after every evaluation of G.
+
+Legend: B batch, R resolution, Z latent dimension; images are in [-1, 1].
+"""
+
+import copy
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from distfacegan.core.frozen import reconstruction_error
+from distfacegan.core.networks import Generator
+
+HISTORY = 10  # pairs that L-BFGS remembers
+LONGEST_STEP = 1.5  # of L-BFGS, which has no line search here
+
+
+def loop(generator: Generator, face: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    """The paper's Adam as it is usually written: one face [1, 3, R, R] at a time.
+
+    Row-major tensors, weights that take gradients too, a look at the loss in every step.
+    """
+    generator = copy.deepcopy(generator).requires_grad_()
+    z = z.clone().requires_grad_()
+    adam = torch.optim.Adam([z], lr=0.1)
+    while True:
+        adam.zero_grad()
+        loss = reconstruction_error(face, generator(z))
+        loss.sum().backward()
+        loss.sum().item()
+        yield z.detach().clone(), loss.detach()
+        adam.step()
+
+
+def batch(
+    generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The paper's Adam, written well: a batch, weights frozen, channels-last, autocast to dtype."""
+    generator = copy.deepcopy(generator).requires_grad_(False)
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    faces = faces.contiguous(memory_format=torch.channels_last)
+    z = z.clone().requires_grad_()
+    adam = torch.optim.Adam([z], lr=0.1, fused=True)
+    while True:
+        loss = _loss(generator, faces, z, dtype)
+        (z.grad,) = torch.autograd.grad(loss.sum(), z)
+        yield z.detach().clone(), loss.detach()
+        adam.step()
+
+
+def lbfgs(
+    generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """L-BFGS over u with z = tanh(u), as iGAN does (Zhu et al., arXiv:1609.03552), for a batch."""
+    generator = copy.deepcopy(generator).requires_grad_(False)
+    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    faces = faces.contiguous(memory_format=torch.channels_last)
+    u = torch.atanh(z.clamp(-0.99, 0.99))
+    pairs: list[tuple[Tensor, Tensor]] = []
+    last: tuple[Tensor, Tensor] | None = None
+    while True:
+        u = u.detach().requires_grad_()
+        loss = _loss(generator, faces, torch.tanh(u), dtype)
+        (gradient,) = torch.autograd.grad(loss.sum(), u)
+        u = u.detach()
+        yield torch.tanh(u), loss.detach()
+        if last is not None:
+            pairs = [*pairs[1 - HISTORY :], (u - last[0], gradient - last[1])]
+        last = u, gradient
+        direction = -_two_loops(gradient, pairs)
+        length = direction.norm(dim=1, keepdim=True)
+        longest = LONGEST_STEP if pairs else 1.0
+        u = u + direction * (longest / length).clamp(max=1.0 if pairs else torch.inf)
+
+
+def _loss(generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
+    with torch.autocast(faces.device.type, dtype, enabled=dtype != torch.float32):
+        images = generator(z)
+    return reconstruction_error(faces, images.to(faces.dtype))
+
+
+def _two_loops(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:
+    """Return H g [B, Z] for the inverse Hessians H that the pairs of steps and changes tell of."""
+    q = gradient
+    taken = []
+    for step, change in reversed(pairs):
+        curvature = (step * change).sum(1, keepdim=True)
+        usable = curvature > 1e-10
+        rho = torch.where(usable, 1 / curvature, 0.0)
+        alpha = rho * (step * q).sum(1, keepdim=True)
+        q = q - alpha * change
+        taken.append((step, change, rho, alpha))
+    if pairs:
+        step, change = pairs[-1]
+        scale = (step * change).sum(1, keepdim=True) / change.square().sum(1, keepdim=True)
+        q = q * torch.where(scale > 0, scale, 1.0)
+    for step, change, rho, alpha in reversed(taken):
+        beta = rho * (change * q).sum(1, keepdim=True)
+        q = q + (alpha - beta) * step
+    return q

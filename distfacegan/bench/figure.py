@@ -1,0 +1,27 @@
+"""The figure of `distfacegan bench invert`: loss against generator steps, for every way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+
+def draw(result: dict[str, Any], path: Path) -> None:
+    """Draw the curves of a result of `invert.measure` into a file; its suffix says the format."""
+    figure = Figure(figsize=(7.0, 4.2), layout="constrained")
+    axes = figure.subplots()
+    for name, way in result["ways"].items():
+        if way["curve"]:
+            steps = range(1, len(way["curve"]) + 1)
+            style = "--" if name.endswith("box") or name in ("clip", "L-BFGS") else "-"
+            axes.plot(steps, way["curve"], style, label=name, linewidth=1.4)
+    axes.axhline(result["paper_loss"], color="0.6", linewidth=0.8)
+    axes.set_xscale("log")
+    axes.set_xlabel("generator steps")
+    axes.set_ylabel("mean |x - G(z)|")
+    axes.set_ylim(top=2.2 * result["paper_loss"])
+    axes.set_title(f"{result['faces']} faces, {result['resolution']} px; dashed: within the box")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,70 @@
+"""What the benchmarks work on: faces of a folder or of the built-in source, a generator of ours."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distfacegan.core.began import BeganTrainer, latents_of_step, rows_of_step
+from distfacegan.core.faces import crop_face, find_face
+from distfacegan.core.networks import Generator
+from distfacegan.core.pixels import to_images
+from distfacegan.core.seeding import permutation
+from distfacegan.errors import SourceError, UnreadablePhotoError
+from distfacegan.sources import open_source
+
+log = logging.getLogger(__name__)
+
+RESOLUTION, WIDTH, LEVELS = 32, 16, 2  # of the generator that is trained here
+TRAINING_FACES, TRAINING_STEPS, TRAINING_BATCH = 400, 500, 16
+
+
+def faces(photos: Path | None, count: int, resolution: int, seed: int = 0) -> Tensor:
+    """Return faces [count, 3, R, R] in [-1, 1]: of random photos in a folder, or procedural.
+
+    Raises SourceError where so many photos with a face cannot be found.
+    """
+    if photos is None:
+        source = open_source("procedural", count=2 * count, seed=seed + 1)
+    else:
+        source = open_source("folder", path=photos)
+    found: list[np.ndarray] = []
+    for row in permutation(seed, 0, len(source.keys)).tolist():
+        try:
+            photo = source.read(row)
+        except UnreadablePhotoError:
+            continue
+        box = find_face(photo)
+        if box is not None:
+            found.append(crop_face(photo, box, resolution))
+        if len(found) == count:
+            return to_images(np.stack(found), resolution)
+    raise SourceError(f"{photos}: {len(found)} photos with a face, {count} are needed")
+
+
+def generator(seed: int = 0) -> Generator:
+    """Train a small BEGAN on procedural faces: about a minute on two cores."""
+    log.info("bench: trains a generator on %d procedural faces", TRAINING_FACES)
+    real = faces(None, TRAINING_FACES, RESOLUTION, seed + 1000)
+    trainer = BeganTrainer(
+        resolution=RESOLUTION,
+        latent_dim=64,
+        width=WIDTH,
+        levels=LEVELS,
+        steps=TRAINING_STEPS,
+        seed=seed,
+        learning_rate=1e-3,
+        learning_rate_decay="linear",
+        gamma=0.8,
+        lambda_k=0.02,
+        loss="l1",
+    )
+    for step in range(TRAINING_STEPS):
+        rows = rows_of_step(seed, step, TRAINING_BATCH, len(real))
+        z = latents_of_step(seed, step, TRAINING_BATCH, 64)
+        trainer.step(real[rows], torch.from_numpy(z))
+    return trainer.generator.eval().requires_grad_(False)
