@@ -1,6 +1,6 @@
 """What a run directory holds for its report: read when it is asked for, None where it is not there.
 
-Of a million rows only the losses and the statuses are read whole; faces are read by the row.
+Of a million rows only losses, steps and statuses are read whole; faces are read by the row.
 r is the side of a generated face, R that of a stored one, Z the latent dimension.
 """
 
@@ -128,6 +128,22 @@ class Contents:
     def losses(self) -> np.ndarray:
         """Equation 3 of every row, f32 [N]: NaN where there is no inversion. Empty before any."""
         return latents.read(self.latents.group, "loss") if self.latents else np.empty(0, np.float32)
+
+    @functools.cached_property
+    def steps(self) -> np.ndarray:
+        """The generator steps to the latent of every inverted row, i32 [n]. Empty before any."""
+        if self.latents is None:
+            return np.empty(0, np.int32)
+        return latents.read(self.latents.group, "steps")[np.isfinite(self.losses)]
+
+    @functools.cached_property
+    def at_the_wall(self) -> float | None:
+        """The share of the coordinates of z that are at the wall of the box, from a sample."""
+        record = self.run.record("invert")
+        radius = record["settings"].get("radius") if record else None
+        if self.latents is None or radius is None or len(rows := self.latents.sample(1000)) == 0:
+            return None
+        return float((np.abs(self.latents.read("z", rows)) >= radius).mean())
 
     @functools.cached_property
     def deviations(self) -> np.ndarray:

@@ -40,6 +40,7 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
         stages=STAGES,
         statuses=_statuses(summary),
         curves=_curves(contents),
+        steps=_histogram(contents.steps, "Generator steps to the latent", "steps"),
         losses=_histogram(contents.losses, "Inversion error of every row", "mean |x − G(z)|"),
         deviations=_histogram(
             contents.deviations, "Deviation from the source's points", "share of the eye distance"

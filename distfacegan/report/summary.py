@@ -39,7 +39,11 @@ def summarize(contents: Contents) -> dict[str, Any]:
             if contents.run.record(stage) is not None
         },
         "began": _began(contents),
-        "invert": {"loss": spread(contents.losses)},
+        "invert": {
+            "loss": spread(contents.losses),
+            "steps": spread(contents.steps),
+            "at_the_wall": contents.at_the_wall,
+        },
         "landmarks": {"deviation": spread(contents.deviations)},
         "lgen": _lgen(contents),
         "synthesize": {"count": _synthetic_count(contents)},
