@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -54,7 +55,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-v", "--verbose", action="store_true", help="log more")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="do what a job spec says, or finish it")
+    text = "do what a job spec says, or finish it"
+    run = commands.add_parser("run", help=text, description=text)
     _add_spec(run)
     run.add_argument(
         "--only",
@@ -71,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     run.set_defaults(command=_run)
 
-    plan = commands.add_parser("plan", help="say what a job would do and need; nothing is run")
+    text = "say what a job would do and need; nothing is run"
+    plan = commands.add_parser("plan", help=text, description=text)
     _add_spec(plan, several=True)
     plan.set_defaults(command=_plan)
 
@@ -94,8 +97,12 @@ def _parser() -> argparse.ArgumentParser:
     invert.add_argument("--photos", type=Path, help="a folder of photos (default: procedural)")
     invert.add_argument("--faces", type=int, default=32, help="how many faces (32)")
     invert.add_argument("--batch", type=int, default=16, help="faces inverted together (16)")
-    invert.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32")
-    invert.add_argument("--surrogate-steps", type=int, default=2500, help="its training (2500)")
+    invert.add_argument(
+        "--dtype", choices=("float32", "bfloat16"), default="float32", help="in which G computes"
+    )
+    invert.add_argument(
+        "--surrogate-steps", type=int, default=2500, help="steps of its training (2500)"
+    )
     invert.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     invert.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
     invert.set_defaults(command=_bench_invert)
@@ -199,7 +206,7 @@ def _bench_invert(options: argparse.Namespace) -> int:
 
 
 def _existing(path: Path) -> RunDirectory:
-    run = RunDirectory(path.absolute())
+    run = RunDirectory(Path(os.path.abspath(path)))
     if not run.exists():
         raise RunDirectoryError(f"{path} is not a run directory: it has no job.yaml")
     return run

@@ -71,6 +71,8 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
         if all(_is_done(spec, directory, stage) for stage in stages):
             log.info("%s: nothing left to do in %s", spec.name, directory.root)
             return DONE
+        first = next(stage for stage in stages if not _is_done(spec, directory, stage))
+        MODULES[first].inputs(spec, directory)  # what is missing is said before anything is written
         files.write_bytes(directory.job, specfile.dump(spec).encode())
         with cluster.connect():
             return _execute(spec, directory, stages)

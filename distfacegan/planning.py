@@ -31,13 +31,13 @@ def describe(spec: JobSpec, path: Path) -> str:
     lines = [f"{path}: job {spec.name}, run directory {spec.run}"]
     run = RunDirectory(spec.run)
     for stage in spec.stages:
-        state = " (done)" if run.finished(stage) else ""
+        state = " (done)" if run.finished(stage) and not _misfit(spec, stage) else ""
         work = _WORK[stage](spec, rows) if stage in _WORK else "a page and its numbers"
         lines.append(f"  {stage:<10} {work}{state}")
     lines.append(f"  photos     {source}")
     lines += [f"  warning: {warning}" for warning in _what_is_missing(spec)]
     hours = _gpu_hours(spec, rows)
-    if hours:
+    if hours > 0.01:
         lines.append(
             f"  GPUs       ~{hours:.2g} GPU hours of an H200 in all (estimated from the number of "
             "operations, not measured)"
@@ -49,11 +49,18 @@ def _what_is_missing(spec: JobSpec) -> Lines:
     """Return what `run` would stop at, were it started here and now: data and weights."""
     warnings = []
     for stage in spec.stages:
-        try:
-            MODULES[stage].settings(spec)
-        except DistfaceganError as error:
+        if error := _misfit(spec, stage):
             warnings.append(f"`run` would stop here: {stage}: {error}")
     return list(dict.fromkeys(warnings))
+
+
+def _misfit(spec: JobSpec, stage: str) -> str | None:
+    """Return why a stage cannot work, or not in this run directory; None where it can."""
+    try:
+        RunDirectory(spec.run).check(stage, MODULES[stage].settings(spec))
+    except DistfaceganError as error:
+        return str(error)
+    return None
 
 
 def generator_flops(section: Began) -> float:

@@ -28,7 +28,10 @@ from distfacegan.store.run_directory import STAGES
 def _resolve(path: Path, info: ValidationInfo) -> Path:
     """Take relative paths from the folder of the spec, so that a job means the same anywhere."""
     folder = (info.context or {}).get("folder", Path())
-    return Path(os.path.normpath(Path(folder, path.expanduser()).absolute()))
+    try:
+        return Path(os.path.normpath(Path(folder, path.expanduser()).absolute()))
+    except RuntimeError as error:  # no such user
+        raise ValueError(f"{path}: {error}") from None
 
 
 SpecPath = Annotated[Path, AfterValidator(_resolve)]
@@ -188,6 +191,15 @@ class Invert(Section):
     photos: SpecPath | None = None
     """Run directory whose faces are inverted; default: this one."""
     workers: Workers = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_bound_for_paper(cls, section: Any) -> Any:
+        if isinstance(section, dict) and section.get("recipe") == "paper":
+            if section.get("radius") is not None:
+                raise ValueError("recipe paper has no bound: leave radius out, or take recipe clip")
+            return {**section, "radius": None}
+        return section
 
 
 LGenDecay = Literal["constant", "cosine"]

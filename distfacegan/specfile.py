@@ -36,7 +36,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
 
 def dump(spec: JobSpec) -> str:
     """Return the resolved spec as YAML: every default filled in, every path absolute."""
-    return yaml.safe_dump(spec.model_dump(mode="json", exclude_none=True), sort_keys=False)
+    document = spec.model_dump(mode="json")
+    sections = {key: value for key, value in document.items() if value is not None}
+    return yaml.safe_dump(sections, sort_keys=False)
 
 
 def _read_mapping(path: Path) -> dict[str, Any]:
@@ -57,7 +59,10 @@ def _include(section: dict[str, Any], spec: Path) -> dict[str, Any]:
     config = section.pop("config", None)
     if config is None:
         return section
-    beneath = _read_mapping(spec.parent / Path(str(config)).expanduser())
+    try:
+        beneath = _read_mapping(spec.parent / Path(str(config)).expanduser())
+    except RuntimeError as error:
+        raise SpecError(f"{spec}: config: {config}: {error}") from None
     for key, value in section.items():
         if isinstance(value, dict) and isinstance(beneath.get(key), dict):
             section[key] = beneath[key] | value
@@ -91,25 +96,27 @@ def _number(text: str) -> str:
 def _explain(path: Path, error: ValidationError) -> str:
     lines = [f"{path}: the spec cannot be used"]
     for mistake in error.errors():
-        # Pydantic puts the kind of a source between its fields: nobody wrote that.
-        location = [part for part in mistake["loc"] if part not in _SOURCE_KINDS]
+        location, kind = list(mistake["loc"]), None
+        if location[:2] == ["ingest", "source"] and len(location) > 2:
+            kind = str(
+                location.pop(2)
+            )  # pydantic puts it between the fields: nobody wrote it there
         field = ".".join(map(str, location)) or "spec"
-        lines.append(f"  {field}: {_describe(mistake, location)}")
+        lines.append(f"  {field}: {_describe(mistake, location, kind)}")
     return "\n".join(lines)
 
 
-_SOURCE_KINDS = ("celeba", "folder", "procedural")
-
-
-def _describe(mistake: Any, location: Sequence[int | str]) -> str:
+def _describe(mistake: Any, location: Sequence[int | str], kind: str | None) -> str:
     found = mistake["input"]
     match mistake["type"]:
         case "extra_forbidden":
             word = str(location[-1])
-            names = _fields_at(location[:-1])
-            close = difflib.get_close_matches(word, names, n=1, cutoff=0.5)
+            names = _fields_at(location[:-1], kind)
+            close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
             meant = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(names)}"
             return f"unknown key; {meant}"
+        case "union_tag_not_found":
+            return "`kind` is missing: celeba, folder or procedural"
         case "missing":
             return "missing; this key is required"
         case "value_error":
@@ -119,17 +126,20 @@ def _describe(mistake: Any, location: Sequence[int | str]) -> str:
             return f"{text}; found {found!r}"
 
 
-def _fields_at(location: Iterable[int | str]) -> list[str]:
-    """Return the field names of the model at a location of the spec."""
+def _fields_at(location: Iterable[int | str], kind: str | None) -> list[str]:
+    """Return the field names of the model at a location of the spec; of a source by its kind."""
     model: type[BaseModel] = JobSpec
     for part in location:
         annotation = model.model_fields[str(part)].annotation
         models = [m for m in _models_in(annotation) if issubclass(m, BaseModel)]
-        if len(models) != 1:  # a source: any of its kinds
-            return sorted({name for m in models for name in m.model_fields})
-        model = models[0]
+        model = next((m for m in models if kind in _kinds(m)), models[0])
     names = list(model.model_fields)
     return [*names, "config"] if model.__name__ in ("Began", "LGen") else names
+
+
+def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
+    field = model.model_fields.get("kind")
+    return getattr(field.annotation, "__args__", ()) if field else ()
 
 
 def _models_in(annotation: Any) -> list[type]:

@@ -98,12 +98,31 @@ def test_a_resolved_spec_reads_back_as_itself(tmp_path):
     assert specfile.load(write(other, specfile.dump(loaded))) == loaded
 
 
+@pytest.mark.parametrize("invert", ["{recipe: clip, radius: null}", "{recipe: paper}"])
+def test_no_bound_survives_the_resolved_spec(tmp_path, invert):
+    loaded = specfile.load(write(tmp_path, GOOD + f"invert: {invert}\n"))
+    again = specfile.load(write(tmp_path, specfile.dump(loaded)))
+    assert loaded.invert.radius is again.invert.radius is None
+
+
 @pytest.mark.parametrize(
     ("old", "new", "words"),
     [
         ("began:", "begann:", ["begann", "did you mean `began`?"]),
         ("steps: 10", "stpes: 10", ["began.stpes", "did you mean `steps`?"]),
         ("count: 8", "cuont: 8", ["ingest.source.cuont", "did you mean `count`?"]),
+        ("kind: procedural, ", "", ["ingest.source", "`kind` is missing: celeba, folder or"]),
+        (
+            "procedural, count: 8",
+            "folder, path: x, folder: y",
+            ["source.folder", "known: kind, path"],
+        ),
+        ("run: out", "run: ~no-such-user/out", ["run: ~no-such-user/out", "home directory"]),
+        (
+            "began:",
+            "invert: {recipe: paper, radius: 2}\nbegan:",
+            ["invert", "recipe paper has no bound"],
+        ),
         ("steps: 10", "steps: many", ["began.steps", "integer", "'many'"]),
         ("steps: 10", "steps: -1", ["began.steps", "greater than 0", "-1"]),
         ("name: faces", "", ["name: missing"]),

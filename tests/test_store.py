@@ -16,6 +16,7 @@ from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import dataset, files, latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, Status
+from distfacegan.store.verification import verify
 
 
 def photos(store, rows=10, shard_rows=4, side=16):
@@ -295,3 +296,14 @@ def test_a_damaged_record_is_named(tmp_path):
         files.read_json(path)
     with pytest.raises(ValueError):
         files.write_json(path, {"loss": float("nan")})  # which no other reader would take
+
+
+def test_verify_mends_a_damaged_record_and_names_what_else_is_wrong(tmp_path):
+    run = RunDirectory(tmp_path)
+    for stage in ("ingest", "landmarks"):
+        run.begin(stage, {"seed": 1}, {})
+        run.record_path(stage).write_text("{broken")
+    findings = verify(run)
+    assert [finding.partition(":")[0] for finding in findings] == ["ingest", "landmarks"]
+    assert not run.record_path("landmarks").exists()
+    assert verify(run) == []

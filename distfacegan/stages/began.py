@@ -13,7 +13,7 @@ import ray.train.torch
 import torch
 
 from distfacegan import weights
-from distfacegan.errors import DistfaceganError
+from distfacegan.errors import DistfaceganError, RunDirectoryError
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
@@ -21,6 +21,7 @@ from distfacegan.stages.progress import Progress
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
 from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Status
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     assert section is not None
     started = time.time()
     without = inputs(spec, run)["without_shards"]
+    if not _any_face(run):
+        raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
     storage = run.began / "ray"
     cluster.require(section.workers, "began.workers")
     threads = cluster.cpus_each(section.workers)
@@ -141,6 +144,11 @@ def _shards_missing(run: RunDirectory) -> list[int]:
     plan = latents.plan(latents.open_group(run.latents, "photos"))
     done = shards.done(run.markers("ingest"))
     return [shard.index for shard in plan if shard.index not in done]
+
+
+def _any_face(run: RunDirectory) -> bool:
+    photos = latents.open_group(run.latents, "photos")
+    return bool((latents.read(photos, "status") == Status.OK).any())
 
 
 def _cause(error: ray.train.TrainingFailedError) -> Exception:

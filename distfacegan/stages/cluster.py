@@ -21,7 +21,11 @@ def connect() -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(log_to_driver=False, logging_level=logging.ERROR)
+    address = os.environ.get("RAY_ADDRESS") or "local"  # never somebody else's on this machine
+    try:
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except ConnectionError as error:
+        raise SpecError(f"RAY_ADDRESS is {address}, but no Ray cluster is there: {error}") from None
     try:
         resources = ray.cluster_resources()
         log.info("Ray: %d CPUs, %d GPUs", resources.get("CPU", 0), resources.get("GPU", 0))

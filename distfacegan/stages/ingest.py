@@ -25,6 +25,8 @@ from distfacegan.store.shards import Shard, ShardStats, Status
 
 log = logging.getLogger(__name__)
 
+NAMED = 10  # photos that cannot be read; `photos/status` knows all of them
+
 
 class IngestWorker:
     """Crops the photos of shards. A plain class: tests use it without Ray."""
@@ -95,7 +97,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         shard_rows=spec.ingest.shard_rows,
         R=spec.ingest.resolution,
     )
-    return run_stage(
+    outcome = run_stage(
         run,
         "ingest",
         latents.plan(photos),
@@ -109,3 +111,9 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         workers=cluster.cpu_workers(spec.ingest.workers),
         unit="photos",
     )
+    unreadable = np.flatnonzero(latents.read(photos, "status") == Status.UNREADABLE)
+    if len(unreadable):
+        names = ", ".join(source.keys[row] for row in unreadable[:NAMED])
+        more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
+        log.warning("ingest: cannot be read: %s%s", names, more)
+    return outcome

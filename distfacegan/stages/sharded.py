@@ -40,10 +40,13 @@ def run_stage(
     ready = [s for s in plan if all(s.index in indices for indices in upstream)]
     todo = [s for s in ready if s.index not in done]
     rows_done = sum(len(s) for s in plan if s.index in done)
+    counts = shards.totals(shards.read_markers(markers))["statuses"]
     with Progress(stage, sum(map(len, plan)), unit, initial=rows_done) as progress:
 
         def advance(stats: ShardStats) -> None:
-            progress.advance(stats.stop - stats.start, shards.in_words(stats.statuses))
+            for label, count in stats.statuses.items():
+                counts[label] = counts.get(label, 0) + count
+            progress.advance(stats.stop - stats.start, shards.in_words(counts))
 
         num_workers, resources = workers
         set_aside = run_shards(

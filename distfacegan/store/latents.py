@@ -26,6 +26,7 @@ from distfacegan.store.shards import Shard, ShardStats
 
 _ADVICE = "`distfacegan verify` names every damaged shard, and `run` makes it again."
 
+WRITTEN_BY = {"photos": "ingest", "landmarks": "landmarks", "latents": "invert"}
 CHUNK_BYTES = 512 * 1024  # of a chunk at most; one row at least
 
 
@@ -89,7 +90,7 @@ def open_group(store: Path, name: str) -> zarr.Group:
         return zarr.open_group(store, path=name, mode="r+")
     except (FileNotFoundError, KeyError):
         raise RunDirectoryError(
-            f"{store} has no group {name!r}: the stage that writes it has not run"
+            f"{store} has no group {name!r}: run the stage {WRITTEN_BY[name]} first"
         ) from None
 
 

@@ -155,7 +155,8 @@ class RunDirectory:
 
     def clear(self, stage: str) -> None:
         """Delete what a stage wrote, its record last."""
-        self.note(stage, finished=False)
+        with contextlib.suppress(RunDirectoryError):  # of a damaged record, which goes too
+            self.note(stage, finished=False)
         for path in (self.markers(stage), *self._outputs(stage)):
             shutil.rmtree(path, ignore_errors=True)
         self.record_path(stage).unlink(missing_ok=True)

@@ -7,6 +7,9 @@ import datetime
 import time
 from typing import Any
 
+import yaml
+
+from distfacegan.errors import RunDirectoryError
 from distfacegan.store import networks, shards
 from distfacegan.store.run_directory import STAGES, RunDirectory
 
@@ -35,9 +38,19 @@ class StageStatus:
 
 
 def read(run: RunDirectory) -> list[StageStatus]:
-    """Return the status of every stage that has begun, in order."""
+    """Return the status of every stage of the job, and of others that have begun, in order."""
+    try:
+        job = (yaml.safe_load(run.job.read_text()) if run.job.exists() else None) or {}
+    except yaml.YAMLError as error:
+        raise RunDirectoryError(f"{run.job} is damaged: {error}; delete it") from None
     records = ((stage, run.record(stage)) for stage in STAGES)
-    return [_stage(run, stage, record) for stage, record in records if record is not None]
+    return [
+        StageStatus(stage, "not begun", 0, None, "", {}, None, {})
+        if record is None
+        else _stage(run, stage, record)
+        for stage, record in records
+        if record is not None or stage in job
+    ]
 
 
 def describe(run: RunDirectory) -> str:

@@ -28,7 +28,11 @@ def verify(run: RunDirectory) -> list[str]:
         findings = []
         for stage in STAGES:
             if run.record_path(stage).exists():
-                of_stage = list(_verify_stage(run, stage))
+                of_stage: list[str] = []
+                try:
+                    of_stage.extend(_verify_stage(run, stage))
+                except DistfaceganError as error:  # the other stages are still to be looked at
+                    of_stage.append(str(error))
                 if of_stage and run.record_path(stage).exists():
                     run.note(stage, finished=False)
                 findings += [f"{stage}: {finding}" for finding in of_stage]
