@@ -180,6 +180,7 @@ def _bench_invert(options: argparse.Namespace) -> int:
 
     from distfacegan import weights
     from distfacegan.bench import figure, invert, subjects
+    from distfacegan.spec import Surrogate
     from distfacegan.store import files
 
     generator = (
@@ -188,7 +189,7 @@ def _bench_invert(options: argparse.Namespace) -> int:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator.to(device)
     faces = subjects.faces(options.photos, options.faces, generator.resolution).to(device)
-    surrogate, seconds = invert.train_surrogate(generator, steps=options.surrogate_steps)
+    surrogate, seconds = invert.train_surrogate(generator, Surrogate(steps=options.surrogate_steps))
     result = invert.measure(
         generator,
         faces,

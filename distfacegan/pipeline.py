@@ -65,14 +65,15 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
     asked = {stage: MODULES[stage].settings(spec) for stage in stages}
     with directory.lock(spec.name):
         if fresh:
+            MODULES[stages[0]].inputs(spec, directory)  # which are not among what is cleared
             _clear(directory, stages)
         for stage in stages:
             directory.check(stage, asked[stage])
-        if all(_is_done(spec, directory, stage) for stage in stages):
+        todo = [stage for stage in stages if not _is_done(spec, directory, stage)]
+        if not todo:
             log.info("%s: nothing left to do in %s", spec.name, directory.root)
             return DONE
-        first = next(stage for stage in stages if not _is_done(spec, directory, stage))
-        MODULES[first].inputs(spec, directory)  # what is missing is said before anything is written
+        MODULES[todo[0]].inputs(spec, directory)  # what is missing is said before a write
         files.write_bytes(directory.job, specfile.dump(spec).encode())
         with cluster.connect():
             return _execute(spec, directory, stages)

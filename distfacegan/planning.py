@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from distfacegan.core.inversion import RECIPES
 from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, SourceError
 from distfacegan.pipeline import MODULES
 from distfacegan.sources import open_source
-from distfacegan.spec import Began, CelebASource, Invert, JobSpec, ProceduralSource
+from distfacegan.spec import Began, CelebASource, JobSpec, ProceduralSource
 from distfacegan.store.run_directory import RunDirectory
 
 CELEBA_PHOTOS = 202_599
@@ -117,11 +116,7 @@ def _invert(spec: JobSpec, rows: int | None) -> str:
     section = spec.invert
     assert section is not None
     dim = spec.began.latent_dim if spec.began else 64
-    return f"{_rows(rows, _shard_rows(spec), dim * 4)}, {section.recipe}, {_steps(section)} steps"
-
-
-def _steps(section: Invert) -> int:
-    return section.steps or RECIPES[section.recipe]
+    return f"{_rows(rows, _shard_rows(spec), dim * 4)}, {section.recipe}, {section.steps} steps"
 
 
 def _lgen(spec: JobSpec, rows: int | None) -> str:
@@ -155,7 +150,7 @@ def _gpu_hours(spec: JobSpec, rows: int | None) -> float:
     d = _conv_flops(Discriminator(**_shape(section)), section)
     seconds = section.steps * section.batch * 3 * (g + 2 * d) / TRAINING_FLOPS
     if spec.invert is not None and rows:
-        seconds += rows * _steps(spec.invert) * 2 * g / INVERSION_FLOPS
+        seconds += rows * (spec.invert.steps or 0) * 2 * g / INVERSION_FLOPS
     return seconds / 3600
 
 

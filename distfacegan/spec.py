@@ -22,6 +22,7 @@ from pydantic import (
     model_validator,
 )
 
+from distfacegan.core.inversion import RECIPES
 from distfacegan.store.run_directory import STAGES
 
 
@@ -194,12 +195,18 @@ class Invert(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _no_bound_for_paper(cls, section: Any) -> Any:
-        if isinstance(section, dict) and section.get("recipe") == "paper":
-            if section.get("radius") is not None:
+    def _fill_in(cls, section: Any) -> Any:
+        """Give what depends on the recipe; what is no mapping is refused by the fields."""
+        if not isinstance(section, dict):
+            return section
+        filled, recipe = dict(section), section.get("recipe", "fast")
+        if filled.get("steps") is None and recipe in RECIPES:
+            filled["steps"] = RECIPES[recipe]
+        if recipe == "paper":
+            if filled.get("radius") is not None:
                 raise ValueError("recipe paper has no bound: leave radius out, or take recipe clip")
-            return {**section, "radius": None}
-        return section
+            filled["radius"] = None
+        return filled
 
 
 LGenDecay = Literal["constant", "cosine"]

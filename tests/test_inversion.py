@@ -3,10 +3,11 @@
 import pytest
 import torch
 
-from distfacegan.core.frozen import reconstruction_error
+from distfacegan.core.frozen import FrozenGenerator, reconstruction_error
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.networks import Generator
 from distfacegan.core.seeding import uniform_latents
+from distfacegan.core.surrogate import SurrogateTraining, draw_pictures
 from distfacegan.errors import CheckpointError
 
 Z = 5
@@ -22,6 +23,19 @@ def generator():
 
 def faces(count):
     return torch.rand(count, 3, 8, 8, generator=torch.Generator().manual_seed(1)).double() * 2 - 1
+
+
+def inverter(generator, **settings):
+    """Return an Inverter, for recipe fast with a little surrogate."""
+    if settings["recipe"] == "fast":
+        frozen = FrozenGenerator(generator)
+        training = SurrogateTraining(
+            frozen, *draw_pictures(frozen, 0, 512), seed=0, steps=100, width=32
+        )
+        for _ in range(100):
+            training.step()
+        settings["surrogate"] = training.surrogate
+    return Inverter(generator, **settings)
 
 
 def invert(generator, x, *, rows, radius=None, **settings):
@@ -72,12 +86,13 @@ def test_the_recipe_is_adam_on_each_face_alone_keeping_the_best(generator, radiu
         torch.testing.assert_close(found.z[i], best.float())
 
 
-@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
 def test_37_faces_together_equal_37_alone(generator, recipe):
     x = faces(37)
-    together = Inverter(generator, recipe=recipe, steps=12)(x, range(37))
+    inverts = inverter(generator, recipe=recipe, steps=12)
+    together = inverts(x, range(37))
     for row in range(37):
-        alone = Inverter(generator, recipe=recipe, steps=12)(x[row : row + 1], [row])
+        alone = inverts(x[row : row + 1], [row])
         torch.testing.assert_close(together.z[row], alone.z[0])
         torch.testing.assert_close(together.loss[row], alone.loss[0])
         assert together.steps[row] == alone.steps[0]
@@ -96,13 +111,13 @@ def test_the_last_latent_is_evaluated_and_the_start_can_win(generator):
     torch.testing.assert_close(far.z, start, rtol=0, atol=0)
 
 
-@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
 def test_the_box_is_respected_exactly_and_reached(generator, recipe):
     with torch.no_grad():
         x = generator(3 * torch.from_numpy(uniform_latents(1, range(6), Z, stream="far")).double())
-    inside = Inverter(generator, recipe=recipe, steps=30, radius=0.75)(x, range(6))
+    inside = inverter(generator, recipe=recipe, steps=30, radius=0.75)(x, range(6))
     assert inside.z.abs().max() == 0.75
-    free = Inverter(generator, recipe=recipe, steps=30, radius=None)(x, range(6))
+    free = inverter(generator, recipe=recipe, steps=30, radius=None)(x, range(6))
     assert free.z.abs().max() > 1
     assert free.loss.mean() < inside.loss.mean()
 
@@ -132,12 +147,13 @@ def test_faces_the_generator_made_are_approached(generator):
     torch.testing.assert_close(again.float(), found.loss, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
 def test_a_face_that_is_not_finite_loses_and_leaves_its_neighbours_alone(generator, recipe):
     x = faces(4)
-    whole = Inverter(generator, recipe=recipe, steps=10)(x, range(4))
+    inverts = inverter(generator, recipe=recipe, steps=10)
+    whole = inverts(x, range(4))
     x[1, 0, 2, 3], x[2, 1, 0, 0] = torch.nan, torch.inf
-    found = Inverter(generator, recipe=recipe, steps=10)(x, range(4))
+    found = inverts(x, range(4))
     assert found.loss[[1, 2]].tolist() == [torch.inf, torch.inf]
     assert torch.isfinite(found.z).all()
     for name in ("z", "loss", "steps"):
@@ -183,16 +199,16 @@ def test_the_generator_is_left_as_it_was(generator):
     assert not result.z.requires_grad
 
 
-@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
 def test_no_device_sync_in_the_loop(generator, monkeypatch, recipe):
     def sync(*_):
         raise AssertionError("a device sync inside the loop")
 
-    inverter = Inverter(generator, recipe=recipe, steps=3)
+    inverts = inverter(generator, recipe=recipe, steps=3)
     x = faces(2)
     for name in ("item", "tolist", "numpy", "__float__", "__bool__", "__int__"):
         monkeypatch.setattr(torch.Tensor, name, sync)
-    found = inverter(x, [0, 1])
+    found = inverts(x, [0, 1])
     assert found.steps.shape == (2,)
 
 

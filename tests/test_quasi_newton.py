@@ -38,7 +38,7 @@ def test_boxes_are_solved_as_scipy_solves_them():
             options={"ftol": 1e-15, "gtol": 1e-12, "maxiter": 10_000, "maxfun": 100_000},
         )
         value = 0.5 * d @ h @ d + g @ d
-        assert value <= exact.fun + 1e-3 * abs(exact.fun)
+        assert value <= exact.fun + 1e-6 * abs(exact.fun)
         assert d.min() >= -0.5
         assert d.max() <= 0.1
 

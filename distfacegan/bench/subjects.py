@@ -43,7 +43,8 @@ def faces(photos: Path | None, count: int, resolution: int, seed: int = 0) -> Te
             found.append(crop_face(photo, box, resolution))
         if len(found) == count:
             return to_images(np.stack(found), resolution)
-    raise SourceError(f"{photos}: {len(found)} photos with a face, {count} are needed")
+    where = photos or "procedural faces"
+    raise SourceError(f"{where}: {len(found)} photos with a face, {count} are needed")
 
 
 def generator(seed: int = 0) -> Generator:

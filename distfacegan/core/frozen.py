@@ -1,4 +1,4 @@
-"""G as the inversion sees it: weights fixed, the same function of z, at a third of the cost.
+"""G as the inversion sees it: weights fixed, the same function of z, at less cost.
 
 Three rewritings, exact but for rounding: nearest upsampling by 2 and the 3x3 convolution after it
 are one transposed convolution with 4/9 of the multiplications; activations are channels-last, from
@@ -48,14 +48,14 @@ class FrozenGenerator:
     def step(self, z: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do one generator step: evaluate equation 3 and its gradient by z for faces [B, 3, R, R].
 
-        Returns the loss [B], its gradient [B, Z], both in the type of z, and G(z) [B, 3, R, R].
+        Returns the loss [B], in the type of the faces, its gradient [B, Z], and G(z).
         """
         z = z.detach().requires_grad_()
         images = self(z)
-        loss = reconstruction_error(faces, images)
+        loss = reconstruction_error(faces, images.to(faces.dtype))
         # Sum, not mean: each z then gets the gradient it would get alone.
         (gradient,) = torch.autograd.grad(loss.sum(), z)
-        return loss.detach().to(z.dtype), gradient, images.detach()
+        return loss.detach(), gradient, images.detach()
 
     def _freeze(self, tensor: Tensor | None) -> Tensor:
         assert tensor is not None

@@ -3,6 +3,7 @@
 Legend: B batch, R resolution, Z latent dimension; images are in [-1, 1].
 """
 
+import copy
 import dataclasses
 from collections.abc import Iterator, Sequence
 
@@ -33,7 +34,7 @@ class Inversion:
 
     z: Tensor  # f32 [B, Z]
     loss: Tensor  # f32 [B], equation 3 at z; inf where it was never finite
-    steps: Tensor  # i32 [B], updates of z that led to it; 0 is the start
+    steps: Tensor  # i32 [B], that led to it: Adam's updates from the start, or evaluations of G
 
 
 class Inverter:
@@ -75,7 +76,8 @@ class Inverter:
         if recipe == "fast":
             if surrogate is None:
                 raise ValueError("recipe fast needs the surrogate of the generator, found none")
-            self._model = surrogate.to(self.generator.device, self._latent_dtype)
+            self._model = copy.deepcopy(surrogate).requires_grad_(False)
+            self._model.to(self.generator.device, self._latent_dtype)
 
     def __call__(self, faces: Tensor, rows: Sequence[int] | np.ndarray) -> Inversion:
         """Invert faces [B, 3, R, R] of these rows. No device sync before the end.
@@ -90,7 +92,7 @@ class Inverter:
         """Yield the best latents so far, on the device, after every evaluation of G."""
         _check_faces(self.generator, faces, rows)
         g = self.generator
-        faces = faces.to(g.device, g.dtype, memory_format=torch.channels_last)
+        faces = faces.to(g.device, self._latent_dtype, memory_format=torch.channels_last)
         return self._adam(faces, rows) if self._model is None else self._bfgs(faces, self._model)
 
     def _adam(self, faces: Tensor, rows: Sequence[int] | np.ndarray) -> Iterator[Inversion]:
@@ -119,7 +121,7 @@ class Inverter:
     def _bfgs(self, faces: Tensor, model: Linearisation | Surrogate) -> Iterator[Inversion]:
         """The quasi-Newton method from where the model leads: `steps` evaluations."""
         radius = self.radius
-        target = pool(faces).to(self._latent_dtype)
+        target = pool(faces)
         z = model.solve(target, None if radius is None else START_SHARE * radius)
 
         loss, gradient, images = self.generator.step(z, faces)

@@ -56,4 +56,5 @@ class Linearisation:
     def jacobian_at(self, z: Tensor, picture: Tensor) -> Tensor:
         """Return J [B, Z, P] after Broyden's update: it then leads from 0 to `picture` at z."""
         error = picture - self.picture - z @ self.jacobian
-        return self.jacobian + (z / z.square().sum(1, keepdim=True))[:, :, None] * error[:, None, :]
+        length = z.square().sum(1, keepdim=True).clamp_min(torch.finfo(z.dtype).tiny)
+        return self.jacobian + (z / length)[:, :, None] * error[:, None, :]

@@ -1,4 +1,4 @@
-"""A small network that knows G's pooled picture: it is asked first, where G would cost 400 times.
+"""A small network that knows G's pooled picture, and can be asked hundreds of times for one G.
 
 Trained on G's own pictures, so it needs no face; made once for a generator.
 

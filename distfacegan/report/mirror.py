@@ -28,7 +28,7 @@ def invert_mirrored(
     assert generator is not None
     assert record is not None
     names = ("seed", "recipe", "steps", "radius", "learning_rate")
-    settings = {name: record["settings"][name] for name in names}
+    settings = {name: record["settings"].get(name) for name in names}
     made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}
     cache = contents.run.report / "mirror.json"
     kept = files.read_json(cache) if cache.exists() else {}

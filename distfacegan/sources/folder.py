@@ -31,7 +31,7 @@ class FolderSource:
         self.keys = self._listing.keys
         points = hashlib.sha256()
         for key in sorted(self._listing.annotated):
-            points.update(read_pts(self._pts(key)).tobytes())
+            points.update(key.encode() + b"\0" + read_pts(self._pts(key)).tobytes())
         self._points_digest = points.hexdigest()
         logger.info("%s: %s", path, self._listing.summary())
 

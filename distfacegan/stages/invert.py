@@ -161,13 +161,16 @@ def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Path) -> Pat
             section.surrogate.pictures,
             section.surrogate.steps,
         )
-        threads, on = cluster.cpus_each(1), cluster.device()
-        resources = {"num_gpus": 1} if on == "cuda" else {"num_cpus": threads}
+        _, resources = cluster.gpu_workers(1)
         task: Any = ray.remote(surrogate.prepare)  # type: ignore[arg-type]
         made = task.options(**resources).remote(
-            run.surrogate, generator, made_of, device=on, threads=threads
+            run.surrogate, generator, made_of, device=cluster.device()
         )
-        ray.get(made)
+        try:
+            ray.get(made)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+    surrogate.discard_drafts(run.surrogate)
     return run.surrogate
 
 

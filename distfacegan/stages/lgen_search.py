@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import math
 import shutil
@@ -17,6 +18,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from torch import Tensor
 
 from distfacegan.core import lgen
+from distfacegan.core.seeding import permutation
 from distfacegan.spec import LGen
 from distfacegan.stages import cluster
 from distfacegan.stages.progress import Progress
@@ -115,13 +117,10 @@ def draw_variants(section: LGen, seed: int) -> list[Variant]:
     """
     table_one = {name: getattr(section, name) for name in VARIED}
     choices = [getattr(section.search, name) for name in VARIED]
-    random = np.random.default_rng(seed)
-    others = [
-        variant
-        for index in random.permutation(math.prod(map(len, choices)))
-        if (variant := _variant(choices, int(index))) != table_one
-    ]
-    return [table_one, *others[: section.trials - 1]]
+    order = permutation(seed, 0, math.prod(map(len, choices))).tolist()
+    drawn = (_variant(choices, index) for index in order)
+    others = (variant for variant in drawn if variant != table_one)
+    return [table_one, *itertools.islice(others, section.trials - 1)]
 
 
 def _variant(choices: list[list[Any]], index: int) -> Variant:

@@ -11,6 +11,7 @@ import torch
 from distfacegan import weights
 from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.surrogate import SurrogateTraining, draw_pictures, unexplained
+from distfacegan.errors import DistfaceganError
 from distfacegan.store import networks
 
 HELD_OUT = 500  # pictures that measure what the surrogate knows
@@ -22,22 +23,21 @@ def is_ready(folder: Path, made_of: dict[str, Any]) -> bool:
     return _is_of(folder, made_of) and "unexplained" in networks.read_meta(folder)
 
 
-def prepare(
-    folder: Path, generator: Path, made_of: dict[str, Any], *, device: str, threads: int = 1
-) -> None:
+def prepare(folder: Path, generator: Path, made_of: dict[str, Any], *, device: str) -> None:
     """Train the surrogate of a generator into `folder`, or finish its training.
 
     `made_of` holds seed, pictures, steps and width, and the generator's digest. Its pictures and
-    checkpoints lie beside it until it is finished.
+    its checkpoint lie beside it until it is finished; damaged ones are made again.
     """
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)  # the order of a sum depends on it
     frozen = FrozenGenerator(weights.load_generator(generator).to(device))
-    drawn, partial = folder.with_name("pictures"), folder.with_name("partial")
-    if not _is_of(drawn, made_of):
+    drawn, partial = _drafts(folder)
+    known = _load(drawn, made_of, "pictures")
+    if known is None:
         z, pictures = draw_pictures(frozen, made_of["seed"], made_of["pictures"])
-        networks.save(drawn, {"pictures": {"z": z, "pictures": pictures}}, made_of)
-    known = networks.load(drawn, "pictures")
-    z, pictures = known["z"].to(device), known["pictures"].to(device)
+        known = {"pictures": {"z": z, "pictures": pictures}}
+        networks.save(drawn, known, made_of)
+    z, pictures = (known["pictures"][name].to(device) for name in ("z", "pictures"))
     training = SurrogateTraining(
         frozen,
         z[HELD_OUT:],
@@ -46,18 +46,36 @@ def prepare(
         steps=made_of["steps"],
         width=made_of["width"],
     )
-    if _is_of(partial, made_of):
-        names = ("surrogate", "optimizer")
-        training.load_state({name: networks.load(partial, name) for name in names})
+    state = _load(partial, made_of, "surrogate", "optimizer")
+    if state is not None:
+        training.load_state(state)
     while training.num_steps < training.steps:
         training.step()
         if training.num_steps % CHECKPOINT_EVERY == 0:
             networks.save(partial, training.state(), made_of)
     share = unexplained(training.surrogate, z[:HELD_OUT], pictures[:HELD_OUT])
-    state = {"surrogate": training.surrogate.state_dict()}
-    networks.save(folder, state, {**made_of, "unexplained": share})
-    shutil.rmtree(drawn)
-    shutil.rmtree(partial, ignore_errors=True)
+    finished = {"surrogate": training.surrogate.state_dict()}
+    networks.save(folder, finished, {**made_of, "unexplained": share})
+
+
+def discard_drafts(folder: Path) -> None:
+    """Delete what only an unfinished surrogate needs."""
+    for draft in _drafts(folder):
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _drafts(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name("pictures"), folder.with_name("partial")
+
+
+def _load(folder: Path, made_of: dict[str, Any], *names: str) -> dict[str, Any] | None:
+    """Return what a draft holds; None where there is none, or a damaged one, or another's."""
+    try:
+        if _is_of(folder, made_of):
+            return {name: networks.load(folder, name) for name in names}
+    except DistfaceganError:
+        pass  # made again
+    return None
 
 
 def _is_of(folder: Path, made_of: dict[str, Any]) -> bool:

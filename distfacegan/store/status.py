@@ -22,12 +22,13 @@ class StageStatus:
 
     stage: str
     state: str  # done, unfinished, not begun
-    done: int
-    total: int | None
-    unit: str
-    set_aside: dict[str, str]  # shard: reason, of the last run
-    rate: float | None  # units per second, lately
-    statuses: dict[str, int]
+    done: int = 0
+    total: int | None = None
+    unit: str = ""
+    # shard: reason, of the last run
+    set_aside: dict[str, str] = dataclasses.field(default_factory=dict)
+    rate: float | None = None  # units per second, lately
+    statuses: dict[str, int] = dataclasses.field(default_factory=dict)
 
     @property
     def eta_s(self) -> float | None:
@@ -40,14 +41,14 @@ class StageStatus:
 def read(run: RunDirectory) -> list[StageStatus]:
     """Return the status of every stage of the job, and of others that have begun, in order."""
     try:
-        job = (yaml.safe_load(run.job.read_text()) if run.job.exists() else None) or {}
-    except yaml.YAMLError as error:
-        raise RunDirectoryError(f"{run.job} is damaged: {error}; delete it") from None
+        job = yaml.safe_load(run.job.read_text()) if run.job.exists() else {}
+    except (yaml.YAMLError, UnicodeDecodeError):
+        job = None
+    if not isinstance(job, dict):
+        raise RunDirectoryError(f"{run.job} is damaged; `run` of the spec writes it anew")
     records = ((stage, run.record(stage)) for stage in STAGES)
     return [
-        StageStatus(stage, "not begun", 0, None, "", {}, None, {})
-        if record is None
-        else _stage(run, stage, record)
+        StageStatus(stage, state="not begun") if record is None else _stage(run, stage, record)
         for stage, record in records
         if record is not None or stage in job
     ]

@@ -1,0 +1,50 @@
+"""The benchmark counts what it says, and runs."""
+
+import pytest
+import torch
+
+from distfacegan import spec
+from distfacegan.bench import figure, invert
+from distfacegan.bench.invert import Curve, step_flops
+from distfacegan.core.networks import Generator
+
+
+def test_operations_are_counted_by_hand():
+    generator = Generator(resolution=8, latent_dim=5, width=2, levels=2)
+    # Convolutions 2 -> 2 of 9 numbers: two at 4 x 4, two at 8 x 8; to RGB 2 -> 3 at 8 x 8.
+    plain = 9 * 2 * 2 * (2 * 16 + 2 * 64) + 9 * 2 * 3 * 64 + 5 * 2 * 16
+    assert step_flops(generator, plain=True) == pytest.approx(4 * plain)
+    # The transposed convolution has 16 numbers at each of the 4 x 4 pixels that go in.
+    frozen = plain - 9 * 2 * 2 * 64 + 16 * 2 * 2 * 16
+    assert step_flops(generator) == pytest.approx(4 * frozen)
+
+
+def test_a_curve_is_the_mean_of_unequal_chunks():
+    curve = Curve()
+    curve.losses = [torch.tensor([[4.0, 2.0], [1.0, 1.0]]), torch.tensor([[3.0], [1.0]])]
+    curve.seconds = [[1.0, 3.0], [1.0, 5.0], [1.0, 4.0]]
+    assert curve.mean.tolist() == [3.0, 1.0]
+    assert (curve.steps_to(3.0), curve.steps_to(2.9), curve.steps_to(0.5)) == (1, 2, None)
+    assert (curve.seconds_to(2), curve.step_seconds()) == (4.0, 3.0)
+
+
+def test_every_way_is_measured(monkeypatch, tmp_path):
+    steps = {"paper": 6, "clip": 6, "bfgs": 4, "fast": 4}
+    lengths = {"PAPER_STEPS": 6, "CLIP_STEPS": 5, "LBFGS_STEPS": 5, "TIMED_STEPS": 3}
+    for name, value in {"STEPS": steps, **lengths}.items():
+        monkeypatch.setattr(invert, name, value)
+    torch.manual_seed(0)
+    generator = Generator(resolution=16, latent_dim=5, width=4, levels=2)
+    settings = spec.Surrogate(pictures=1000, steps=20, width=16)
+    surrogate, seconds = invert.train_surrogate(generator, settings)
+    faces = torch.rand(3, 3, 16, 16) * 2 - 1
+    result = invert.measure(generator, faces, surrogate=surrogate, batch=2)
+    assert len(result["ways"]) == 9
+    assert result["faces"] == 3
+    assert all(0 < way["share_of_peak"] < 1 for way in result["ways"].values())
+    assert len(result["ways"]["fast, free"]["curve"]) == 4
+    assert result["ways"]["clip"]["outside"] == result["ways"]["fast, box"]["outside"] == 0
+    result["surrogate_s"] = seconds
+    assert "L-BFGS" in invert.table(result)
+    figure.draw(result, tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000
