@@ -13,12 +13,14 @@ from typing import Annotated, Any, Literal
 from pydantic import (
     AfterValidator,
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
+    WithJsonSchema,
     model_validator,
 )
 
@@ -171,6 +173,29 @@ class Surrogate(Section):
     """Nodes of its two hidden layers."""
 
 
+def _of_percent(value: Any) -> Any:
+    """Read `2%` as 0.02."""
+    if isinstance(value, str) and value.endswith("%"):
+        return float(value[:-1]) / 100
+    return value
+
+
+class Retry(Section):
+    """Another search for the rows whose error is largest; the better latent is kept."""
+
+    worst: Annotated[
+        float,
+        BeforeValidator(_of_percent),
+        Field(gt=0, le=1),
+        WithJsonSchema({"type": ["number", "string"], "pattern": "^[0-9.]+%$"}),
+    ] = 0.02
+    """The rows of every shard that are searched again: a share, like 0.02, or 2%."""
+    starts: PositiveInt = 3
+    """Starts to search from: the recipe's own, and others at random distances from there."""
+    steps: PositiveInt = 40
+    """Generator steps from each start."""
+
+
 class Invert(Section):
     """For every face the z with the least |x - G(z)| (section III, equation 3)."""
 
@@ -179,6 +204,12 @@ class Invert(Section):
     same, started by a small network that is trained on the generator's pictures first, once."""
     steps: PositiveInt | None = None
     """Generator steps for each face; default: 500 for paper and clip, 20 for bfgs, 12 for fast."""
+    target_loss: PositiveFloat | None = None
+    """A face is done at this error already; a batch ends when all its faces are."""
+    retry: Retry | None = None
+    """What is done for the worst rows; nothing by default."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """In which G computes; losses are of fp32 in any case. auto: bf16 on GPUs, fp32 on CPUs."""
     radius: PositiveFloat | None = 1.0
     """Latents stay within [-radius, radius]: 1 is the prior, null no bound. Not for paper."""
     learning_rate: PositiveFloat = 0.1

@@ -7,7 +7,7 @@ from distfacegan.core.frozen import FrozenGenerator, reconstruction_error
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.networks import Generator
 from distfacegan.core.seeding import uniform_latents
-from distfacegan.core.surrogate import SurrogateTraining, draw_pictures
+from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_pictures
 from distfacegan.errors import CheckpointError
 
 Z = 5
@@ -72,7 +72,7 @@ def test_the_recipe_is_adam_on_each_face_alone_keeping_the_best(generator, radiu
         z.requires_grad_()
         adam = torch.optim.Adam([z], lr=0.1, betas=(0.9, 0.999))
         history = []
-        for step in range(steps + 1):
+        for step in range(1, steps + 1):
             loss = (x[i] - generator(z)[0]).abs().mean()
             history.append((loss.item(), step, z.detach().clone()[0]))
             adam.zero_grad()
@@ -98,17 +98,75 @@ def test_37_faces_together_equal_37_alone(generator, recipe):
         assert together.steps[row] == alone.steps[0]
 
 
-def test_the_last_latent_is_evaluated_and_the_start_can_win(generator):
+def test_the_start_is_evaluated_and_can_win(generator):
     x, start = faces(3), torch.from_numpy(uniform_latents(0, range(3), Z, stream="inversion"))
-    none = invert(generator, x, seed=0, rows=range(3), steps=0)
-    torch.testing.assert_close(none.z, start, rtol=0, atol=0)
-    assert none.steps.tolist() == [0, 0, 0]
-    one = invert(generator, x, seed=0, rows=range(3), steps=1, learning_rate=0.001)
+    one = invert(generator, x, seed=0, rows=range(3), steps=1)
+    torch.testing.assert_close(one.z, start, rtol=0, atol=0)
     assert one.steps.tolist() == [1, 1, 1]
-    assert (one.loss < none.loss).all()
-    far = invert(generator, x, seed=0, rows=range(3), steps=1, learning_rate=50.0)
-    assert far.steps.tolist() == [0, 0, 0]
+    two = invert(generator, x, seed=0, rows=range(3), steps=2, learning_rate=0.001)
+    assert two.steps.tolist() == [2, 2, 2]
+    assert (two.loss < one.loss).all()
+    far = invert(generator, x, seed=0, rows=range(3), steps=2, learning_rate=50.0)
+    assert far.steps.tolist() == [1, 1, 1]
     torch.testing.assert_close(far.z, start, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+def test_a_face_that_reaches_its_target_is_held_there(generator, recipe):
+    with torch.no_grad():
+        x = generator(torch.from_numpy(uniform_latents(1, range(6), Z, stream="target")).double())
+    full = Inverter(generator, recipe=recipe, steps=40)
+    curves = torch.stack([found.loss for found in full.iterate(x, range(6))])  # [steps, B]
+    target = curves[9].max().item()  # all reach it, at different times
+    first = (curves <= target).int().argmax(0) + 1
+    assert len(set(first.tolist())) > 1
+    held = Inverter(generator, recipe=recipe, steps=40, target_loss=target)
+    found = held(x, range(6))
+    assert found.steps.tolist() == first.tolist()
+    assert (found.loss <= target).all()
+    one = held(x[2:3], [2])
+    torch.testing.assert_close(one.z[0], found.z[2])
+
+
+def test_a_batch_stops_when_all_its_faces_have_reached_their_target(generator):
+    inverts = Inverter(generator, recipe="bfgs", steps=1000, target_loss=0.9)
+    counted = []
+    step = inverts.generator.step
+    inverts.generator.step = lambda *arguments: (counted.append(1), step(*arguments))[1]
+    assert (inverts(faces(3), range(3)).loss <= 0.9).all()
+    assert len(counted) == 4
+
+
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
+def test_other_starts_differ_by_the_row_alone_and_only_the_better_is_kept(generator, recipe):
+    x = faces(4)
+    inverts = inverter(generator, recipe=recipe, steps=6)
+    first, second = (inverts(x, range(4), start=start) for start in (0, 1))
+    assert (first.z - second.z).abs().amax(1).min() > 1e-3
+    assert second.z.abs().max() <= 1
+    alone = inverts(x[2:3], [2], start=1)
+    torch.testing.assert_close(alone.z[0], second.z[2])
+    longer = inverts(x, range(4), steps=20)
+    found = inverts.again(x, range(4), first, starts=2, steps=20)
+    best = torch.minimum(longer.loss, inverts(x, range(4), start=1, steps=20).loss)
+    torch.testing.assert_close(found.loss, torch.minimum(best, first.loss))
+    again = reconstruction_error(x, generator(found.z.double())).detach()
+    torch.testing.assert_close(again.float(), found.loss, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("recipe", ["clip", "bfgs"])
+def test_bf16_loses_little_and_its_losses_are_exact(generator, recipe):
+    generator, x = generator.float(), faces(16).float()
+    exact, rounded = (
+        Inverter(generator, recipe=recipe, steps=20, precision=precision)(x, range(16))
+        for precision in ("fp32", "bf16")
+    )
+    assert rounded.loss.mean() < 1.005 * exact.loss.mean()
+    again = reconstruction_error(x, generator(rounded.z)).detach()
+    torch.testing.assert_close(again, rounded.loss, rtol=1e-5, atol=1e-6)
+    x[3] = torch.nan
+    broken = Inverter(generator, recipe=recipe, precision="bf16")(x, range(16))
+    assert torch.isfinite(broken.loss).tolist() == [row != 3 for row in range(16)]
 
 
 @pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
@@ -183,6 +241,13 @@ def test_bfgs_counts_the_evaluation_that_found_the_latent(generator):
     with torch.no_grad():
         again = reconstruction_error(x, generator(ten.z.double()))
     torch.testing.assert_close(again.float(), ten.loss, rtol=1e-5, atol=1e-7)
+
+
+def test_another_generators_surrogate_is_refused(generator):
+    with torch.random.fork_rng():
+        other = Surrogate(latent_dim=Z + 1, picture=192, width=8)
+    with pytest.raises(CheckpointError, match=r"maps 6 latents to 192 .* this generator 5 to 192"):
+        Inverter(generator, recipe="fast", surrogate=other)
 
 
 def test_the_generator_is_left_as_it_was(generator):

@@ -180,7 +180,7 @@ def test_missing_weights_of_the_detector_stop_before_the_run(tmp_path, monkeypat
         landmarks.settings(spec)
 
 
-def inverter(run, generator, name="latents.zarr", **options):
+def inverter(run, generator, name="latents.zarr", batch=5, retry=None, **search):
     photos = latents.open_group(run.latents, "photos")
     store = run.root / name
     latents.create_group(
@@ -190,10 +190,15 @@ def inverter(run, generator, name="latents.zarr", **options):
         shard_rows=latents.shard_rows(photos),
         Z=6,
     )
-    settings = {"seed": 2, "recipe": "clip", "steps": 15, "batch": 5}
-    settings |= {"radius": 1.0, "learning_rate": 0.1}
+    markers = run.root / f"{name}-markers"
     worker = InvertWorker(
-        run.latents, store, run.root / f"{name}-markers", generator, **(settings | options)
+        run.latents,
+        store,
+        markers,
+        generator,
+        search={"seed": 2, "recipe": "clip", "steps": 15, **search},
+        batch=batch,
+        retry=retry,
     )
     for shard in latents.plan(photos):
         worker.run(shard)
@@ -213,6 +218,20 @@ def test_shards_and_batches_do_not_change_a_latent(faces, run, generator):
     one = latents.read(inverter(run, generator, "a.zarr", batch=12), "z")
     many = latents.read(inverter(run, generator, "b.zarr", batch=1), "z")
     np.testing.assert_allclose(one, many, atol=1e-4)
+
+
+def test_the_worst_rows_are_searched_again_and_the_gain_is_counted(faces, run, generator):
+    ingest(faces, run, rows_of_shard=12)
+    once = latents.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "loss")
+    retry = {"worst": 0.3, "starts": 2, "steps": 30}
+    group = inverter(run, generator, "b.zarr", recipe="bfgs", retry=retry)
+    twice = latents.read(group, "loss")
+    sums = shards.totals(shards.read_markers(run.root / "b.zarr-markers"))["sums"]
+    better = twice < once
+    assert 0 < better.sum() == sums["improved"] <= sums["retried"] < np.isfinite(once).sum() / 2
+    assert sums["loss_gained"] == pytest.approx((once - twice)[better].sum(), rel=1e-4)
+    assert np.nanmin(once[better]) > np.nanmedian(once)
+    np.testing.assert_array_equal(twice[~better], once[~better])
 
 
 def test_an_exploding_generator_is_a_status_of_its_rows(faces, run, tmp_path):

@@ -93,9 +93,9 @@ def measure(
             generator,
             recipe=recipe,
             seed=seed,
-            steps=STEPS[recipe] - (recipe in ("paper", "clip")),  # Adam evaluates its start too
+            steps=STEPS[recipe],
             radius=radius,
-            dtype=dtype,
+            precision="bf16" if dtype == torch.bfloat16 else "fp32",
             surrogate=surrogate,
         )
         for name, (recipe, radius) in RECIPES.items()

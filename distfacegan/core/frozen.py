@@ -57,6 +57,11 @@ class FrozenGenerator:
         (gradient,) = torch.autograd.grad(loss.sum(), z)
         return loss.detach(), gradient, images.detach()
 
+    @torch.no_grad()
+    def loss(self, z: Tensor, faces: Tensor) -> Tensor:
+        """Evaluate equation 3 alone, [B], for faces [B, 3, R, R]."""
+        return reconstruction_error(faces, self(z).to(faces.dtype))
+
     def _freeze(self, tensor: Tensor | None) -> Tensor:
         assert tensor is not None
         tensor = tensor.detach().to(self.dtype, copy=True)

@@ -24,8 +24,12 @@ from distfacegan.errors import CheckpointError
 # quasi-Newton method, started from what G's linearisation round z = 0 says; "fast" is the same,
 # started from what a surrogate says that was trained on G's pictures.
 RECIPES = {"paper": 500, "clip": 500, "bfgs": 20, "fast": 12}
+# The settings of an Inverter that decide what it finds, beside its surrogate.
+SEARCH_SETTINGS = ("seed", "recipe", "steps", "target_loss", "radius", "learning_rate", "precision")
 OVERSTEP = 1.5  # of the quasi-Newton method in a box: with longer steps it ends in better minima
 START_SHARE = 0.5  # of the box, for its first guess: from nearer to 0 it ends in better minima
+START_NOISE = 0.5  # that other starts add to the first guess, uniform in [-0.5, 0.5]
+CHECK_EVERY = 4  # steps after which a batch with a target loss may stop
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,15 @@ class Inversion:
 
     z: Tensor  # f32 [B, Z]
     loss: Tensor  # f32 [B], equation 3 at z; inf where it was never finite
-    steps: Tensor  # i32 [B], that led to it: Adam's updates from the start, or evaluations of G
+    steps: Tensor  # i32 [B], generator steps up to z: evaluations of G and its gradient
+
+    def where(self, chosen: Tensor, other: "Inversion") -> "Inversion":
+        """Return these latents where `chosen` [B] is true, and the other's elsewhere."""
+        return Inversion(
+            torch.where(chosen[:, None], self.z, other.z),
+            torch.where(chosen, self.loss, other.loss),
+            torch.where(chosen, self.steps, other.steps),
+        )
 
 
 class Inverter:
@@ -51,94 +63,168 @@ class Inverter:
         recipe: str,
         seed: int = 0,
         steps: int | None = None,
+        target_loss: float | None = None,
         radius: float | None = 1.0,
         learning_rate: float = 0.1,
-        dtype: torch.dtype | None = None,
+        precision: str = "fp32",
         surrogate: Surrogate | None = None,
     ) -> None:
         """Prepare all that the faces share.
 
+        A face is done after `steps` generator steps, or when its loss is at most `target_loss`.
         `radius` keeps latents in the box [-radius, radius]^Z ("paper" has none); `learning_rate`
-        is Adam's; G computes in `dtype`, by default that of its weights; "fast" needs the
+        is Adam's; with `precision` bf16 ("auto": where the generator is on a GPU) G computes in
+        bfloat16, and the losses returned are of full precision all the same; "fast" needs the
         `surrogate` of this generator.
         """
         if recipe not in RECIPES:
             raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, found {recipe!r}")
         self.recipe, self.seed, self.learning_rate = recipe, seed, learning_rate
         self.steps = RECIPES[recipe] if steps is None else steps
+        self.target_loss = target_loss
         self.radius = None if recipe == "paper" else radius
-        self.generator = FrozenGenerator(generator, dtype)
-        weight = generator.stem.weight  # latents have at least single precision
-        self._latent_dtype = torch.promote_types(weight.dtype, torch.float32)
+        exact = FrozenGenerator(generator)
+        if precision == "auto":
+            precision = "bf16" if exact.device.type == "cuda" else "fp32"
+        rounds = precision == "bf16"
+        self.generator = FrozenGenerator(generator, torch.bfloat16) if rounds else exact
+        self._exact = exact if rounds else None
+        # Latents have at least single precision.
+        self._latent_dtype = torch.promote_types(exact.dtype, torch.float32)
         self._model: Linearisation | Surrogate | None = None
         if recipe == "bfgs":
-            self._model = Linearisation(FrozenGenerator(generator), self._latent_dtype)
+            self._model = Linearisation(exact, self._latent_dtype)
         if recipe == "fast":
-            if surrogate is None:
-                raise ValueError("recipe fast needs the surrogate of the generator, found none")
-            self._model = copy.deepcopy(surrogate).requires_grad_(False)
+            self._model = _fitting(surrogate, generator)
             self._model.to(self.generator.device, self._latent_dtype)
 
-    def __call__(self, faces: Tensor, rows: Sequence[int] | np.ndarray) -> Inversion:
-        """Invert faces [B, 3, R, R] of these rows. No device sync before the end.
+    def __call__(
+        self,
+        faces: Tensor,
+        rows: Sequence[int] | np.ndarray,
+        *,
+        start: int = 0,
+        steps: int | None = None,
+    ) -> Inversion:
+        """Invert faces [B, 3, R, R] of these rows.
 
+        `start` numbers the starts of a face: 0 is the recipe's own; `steps` is for this call. No
+        device sync before the end, but for one every CHECK_EVERY steps with a target loss.
         Raises CheckpointError where faces and generator differ in resolution.
         """
-        for found in self.iterate(faces, rows):  # noqa: B007
-            pass
-        return Inversion(found.z.float().cpu(), found.loss.float().cpu(), found.steps.cpu())
+        for step, found in enumerate(self.iterate(faces, rows, start=start, steps=steps), 1):
+            target = self.target_loss
+            if target is not None and step % CHECK_EVERY == 0 and (found.loss <= target).all():
+                break
+        loss = found.loss
+        if self._exact is not None:
+            exact = self._exact.loss(found.z, self._on_device(faces))
+            loss = torch.where(torch.isfinite(loss), exact, loss)
+        return Inversion(found.z.float().cpu(), loss.float().cpu(), found.steps.cpu())
 
-    def iterate(self, faces: Tensor, rows: Sequence[int] | np.ndarray) -> Iterator[Inversion]:
-        """Yield the best latents so far, on the device, after every evaluation of G."""
+    def again(
+        self,
+        faces: Tensor,
+        rows: Sequence[int] | np.ndarray,
+        found: Inversion,
+        *,
+        starts: int,
+        steps: int,
+    ) -> Inversion:
+        """Invert faces once more, from each of the first `starts` starts, and keep the best."""
+        for start in range(starts):
+            other = self(faces, rows, start=start, steps=steps)
+            found = other.where(other.loss < found.loss, found)
+        return found
+
+    def iterate(
+        self,
+        faces: Tensor,
+        rows: Sequence[int] | np.ndarray,
+        *,
+        start: int = 0,
+        steps: int | None = None,
+    ) -> Iterator[Inversion]:
+        """Yield the best latents so far, on the device, after every generator step."""
         _check_faces(self.generator, faces, rows)
-        g = self.generator
-        faces = faces.to(g.device, self._latent_dtype, memory_format=torch.channels_last)
-        return self._adam(faces, rows) if self._model is None else self._bfgs(faces, self._model)
+        faces, steps = self._on_device(faces), self.steps if steps is None else steps
+        stream = f"inversion/{start}" if start else "inversion"
+        drawn = uniform_latents(self.seed, rows, self.generator.latent_dim, stream=stream)
+        z = torch.from_numpy(drawn).to(faces.device, self._latent_dtype)
+        if self._model is None:
+            found = self._adam(faces, self._into_box(z), steps)
+        else:
+            first = self._model.solve(pool(faces), self.radius and START_SHARE * self.radius)
+            if start:
+                first = self._into_box(first + START_NOISE * z)
+            found = self._bfgs(faces, first, self._model, steps)
+        return found if self.target_loss is None else _held(found, self.target_loss)
 
-    def _adam(self, faces: Tensor, rows: Sequence[int] | np.ndarray) -> Iterator[Inversion]:
-        """Adam from a uniform start: `steps` updates, so one evaluation more."""
-        bound = torch.inf if self.radius is None else self.radius
-        start = uniform_latents(self.seed, rows, self.generator.latent_dim, stream="inversion")
-        z = torch.from_numpy(start).to(faces.device, self._latent_dtype).clamp_(-bound, bound)
+    def _adam(self, faces: Tensor, z: Tensor, steps: int) -> Iterator[Inversion]:
         adam = torch.optim.Adam([z], lr=self.learning_rate, fused=True)
         best = Inversion(
             z.clone(),
             loss=z.new_full((len(z),), torch.inf),
             steps=torch.zeros(len(z), dtype=torch.int32, device=z.device),
         )
-        for step in range(self.steps + 1):
+        for step in range(1, steps + 1):
             loss, z.grad, _ = self.generator.step(z, faces)
-            improved = loss < best.loss  # never where the loss is nan or inf
-            best = Inversion(
-                torch.where(improved[:, None], z, best.z),
-                torch.where(improved, loss, best.loss),
-                torch.where(improved, step, best.steps),
-            )
+            here = Inversion(z, loss, torch.full_like(best.steps, step))
+            best = here.where(loss < best.loss, best)  # never where the loss is nan or inf
             yield best
             adam.step()
-            z.clamp_(-bound, bound)
+            z.copy_(self._into_box(z))
 
-    def _bfgs(self, faces: Tensor, model: Linearisation | Surrogate) -> Iterator[Inversion]:
-        """The quasi-Newton method from where the model leads: `steps` evaluations."""
-        radius = self.radius
-        target = pool(faces)
-        z = model.solve(target, None if radius is None else START_SHARE * radius)
-
+    def _bfgs(
+        self, faces: Tensor, z: Tensor, model: Linearisation | Surrogate, steps: int
+    ) -> Iterator[Inversion]:
         loss, gradient, images = self.generator.step(z, faces)
         picture = pool(images).to(z.dtype)
-        hessian = gauss_newton(model.jacobian_at(z, picture), target - picture, EPSILON)
+        residual = pool(faces) - picture
+        hessian = gauss_newton(model.jacobian_at(z, picture), residual, EPSILON)
         state = quasi_newton.begin(z, loss, gradient, hessian)
         yield Inversion(state.z, state.loss, state.steps)
 
-        for step in range(2, self.steps + 1):
+        for step in range(2, steps + 1):
             state = quasi_newton.advance(
                 state,
                 lambda z: self.generator.step(z, faces)[:2],
                 step=step,
-                radius=radius,
-                overstep=1.0 if radius is None else OVERSTEP,
+                radius=self.radius,
+                overstep=1.0 if self.radius is None else OVERSTEP,
             )
             yield Inversion(state.z, state.loss, state.steps)
+
+    def _into_box(self, z: Tensor) -> Tensor:
+        return z if self.radius is None else z.clamp(-self.radius, self.radius)
+
+    def _on_device(self, faces: Tensor) -> Tensor:
+        return faces.to(
+            self.generator.device, self._latent_dtype, memory_format=torch.channels_last
+        )
+
+
+def _held(found: Iterator[Inversion], target_loss: float) -> Iterator[Inversion]:
+    """Yield what is found, but hold each face at the first latent that reaches its target."""
+    held = next(found)
+    yield held
+    for better in found:
+        held = held.where(held.loss <= target_loss, better)
+        yield held
+
+
+def _fitting(surrogate: Surrogate | None, generator: Generator) -> Surrogate:
+    """Return a copy of the surrogate, which must be one of this generator, for inference."""
+    if surrogate is None:
+        raise ValueError("recipe fast needs the surrogate of the generator, found none")
+    pictures = pool(torch.empty(1, 3, generator.resolution, generator.resolution)).shape[1]
+    expected, found = (pictures, generator.latent_dim), tuple(surrogate.linear.weight.shape)
+    if found != expected:
+        raise CheckpointError(
+            f"the surrogate maps {found[1]} latents to {found[0]} numbers of a picture, that of "
+            f"this generator {expected[1]} to {expected[0]}: it is another generator's"
+        )
+    return copy.deepcopy(surrogate).requires_grad_(False)
 
 
 def _check_faces(

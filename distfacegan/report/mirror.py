@@ -7,7 +7,7 @@ import logging
 import numpy as np
 
 from distfacegan import weights
-from distfacegan.core.inversion import Inverter
+from distfacegan.core.inversion import SEARCH_SETTINGS, Inverter
 from distfacegan.core.pixels import to_images
 from distfacegan.report.contents import Contents, Table
 from distfacegan.store import files
@@ -27,8 +27,7 @@ def invert_mirrored(
     generator, record = contents.generator, contents.run.record("invert")
     assert generator is not None
     assert record is not None
-    names = ("seed", "recipe", "steps", "radius", "learning_rate")
-    settings = {name: record["settings"].get(name) for name in names}
+    settings = {name: record["settings"][name] for name in SEARCH_SETTINGS}
     made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}
     cache = contents.run.report / "mirror.json"
     kept = files.read_json(cache) if cache.exists() else {}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import ray
 import torch
+from torch import Tensor
 
 from distfacegan import weights
-from distfacegan.core.inversion import Inverter
+from distfacegan.core.inversion import SEARCH_SETTINGS, Inversion, Inverter
 from distfacegan.core.pixels import to_images
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster, surrogate
@@ -24,9 +28,14 @@ from distfacegan.store.shards import Shard, ShardStats, Status
 
 log = logging.getLogger(__name__)
 
+FOUND = ("z", "loss", "steps")  # what the store keeps of an Inversion
+
 
 class InvertWorker:
-    """Holds one generator on one device. A plain class: tests use it without Ray."""
+    """Holds one generator on one device. A plain class: tests use it without Ray.
+
+    `run` may be called from two threads at once: one computes, the other reads or writes.
+    """
 
     def __init__(
         self,
@@ -35,47 +44,74 @@ class InvertWorker:
         markers: Path,
         generator: Path,
         *,
-        seed: int,
-        recipe: str,
-        steps: int | None,
-        radius: float | None,
-        learning_rate: float,
+        search: Mapping[str, Any],
         batch: int,
+        retry: Mapping[str, Any] | None = None,
         surrogate_folder: Path | None = None,
         device: str = "cpu",
     ) -> None:
+        """Load what is on disk. `search` holds SEARCH_SETTINGS, `retry` that of a spec."""
         torch.set_num_threads(1)  # the order of a sum depends on it
         self._photos = latents.open_group(photos, "photos")
         self._latents = latents.open_group(store, "latents")
         self._markers, self._batch, self._device = markers, batch, device
+        self._retry = retry
         network = weights.load_generator(generator).to(device)
         self._resolution = network.resolution
-        self._invert = Inverter(
-            network,
-            recipe=recipe,
-            seed=seed,
-            steps=steps,
-            radius=radius,
-            learning_rate=learning_rate,
-            surrogate=weights.load_surrogate(surrogate_folder) if surrogate_folder else None,
-        )
+        surrogate = weights.load_surrogate(surrogate_folder) if surrogate_folder else None
+        self._inverter = Inverter(network, surrogate=surrogate, **search)
+        self._computing = threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
         """Invert the faces of one shard and commit their latents to the store."""
-        started = time.time()
         arrays = latents.blank(self._latents, len(shard))
         arrays["status"][:] = Status.NOTHING_UPSTREAM
         status = latents.read(self._photos, "status", shard)
-        image = latents.read(self._photos, "image", shard)
+        images = latents.read(self._photos, "image", shard)
         with_face = np.flatnonzero(status == Status.OK)
-        for some in np.split(with_face, range(self._batch, len(with_face), self._batch)):
-            faces = to_images(image[some], self._resolution, self._device)
-            found = self._invert(faces, shard.rows[some])
-            arrays["z"][some], arrays["loss"][some] = found.z, found.loss
-            arrays["steps"][some] = found.steps
-            finite = torch.isfinite(found.loss).numpy()
-            arrays["status"][some] = np.where(finite, Status.OK, Status.FAILED)
-        return latents.commit(self._latents, self._markers, shard, arrays, started)
+        with self._computing:
+            started = time.time()
+            for some in self._batches(with_face):
+                _put(arrays, some, self._inverter(self._faces(images[some]), shard.rows[some]))
+            finite = np.isfinite(arrays["loss"][with_face])
+            arrays["status"][with_face] = np.where(finite, Status.OK, Status.FAILED)
+            sums = self._search_again(shard, images, arrays) if self._retry else None
+        return latents.commit(self._latents, self._markers, shard, arrays, started, sums)
+
+    def _search_again(
+        self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray]
+    ) -> dict[str, float]:
+        """Search again for the worst rows; return how many there were and what it gained."""
+        retry = self._retry
+        assert retry is not None
+        ok = np.flatnonzero(arrays["status"] == Status.OK)
+        by_loss = ok[np.argsort(-arrays["loss"][ok], kind="stable")]
+        worst = by_loss[: math.ceil(retry["worst"] * len(ok))]
+        before = arrays["loss"][worst]
+        for some in self._batches(worst):
+            faces, rows = self._faces(images[some]), shard.rows[some]
+            found = Inversion(*(torch.from_numpy(arrays[name][some]) for name in FOUND))
+            again = self._inverter.again(
+                faces, rows, found, starts=retry["starts"], steps=retry["steps"]
+            )
+            _put(arrays, some, again)
+        gained = before - arrays["loss"][worst]
+        return {
+            "retried": len(worst),
+            "improved": int((gained > 0).sum()),
+            "loss_gained": float(gained.sum(dtype=np.float64)),
+        }
+
+    def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
+        return np.split(rows, range(self._batch, len(rows), self._batch))
+
+    def _faces(self, images: np.ndarray) -> Tensor:
+        return to_images(images, self._resolution, self._device)
+
+
+def _put(arrays: dict[str, np.ndarray], rows: np.ndarray, found: Inversion) -> None:
+    for name in FOUND:
+        arrays[name][rows] = getattr(found, name)
 
 
 def settings(spec: JobSpec) -> dict[str, Any]:
@@ -114,7 +150,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     photos_run = _photos_run(spec, run)
     photos = latents.open_group(photos_run.latents, "photos")
     path = weights.generator_path(run, section.generator)
-    generator = weights.load_generator(path)
+    generator, decided = weights.load_generator(path), settings(spec)
     latents.create_group(
         run.latents,
         "latents",
@@ -132,18 +168,16 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "store": run.latents,
             "markers": run.markers("invert"),
             "generator": path,
-            "seed": spec.seed,
-            "recipe": section.recipe,
-            "steps": section.steps,
-            "radius": section.radius,
-            "learning_rate": section.learning_rate,
+            "search": {name: decided[name] for name in SEARCH_SETTINGS},
             "batch": section.batch,
+            "retry": decided["retry"],
             "surrogate_folder": _prepare_surrogate(spec, run, path),
             "device": cluster.device(),
         },
         workers=cluster.gpu_workers(section.workers),
         unit="faces",
         upstream=[shards.done(photos_run.markers("ingest"))],
+        in_flight=2,  # one is read or written while the other is computed
     )
 
 

@@ -1,8 +1,8 @@
 """The driver loop of every stage that works shard by shard.
 
-One actor per worker, one shard in flight per actor. The driver owns the retries: Ray restarts
-nothing, so that an attempt is counted where it failed. A shard that keeps failing is set aside
-and named, and the rest is finished.
+One actor per worker, and one shard in flight per actor, or two: it then reads one while it computes
+the other. The driver owns the retries: Ray restarts nothing, so that an attempt is counted where it
+failed. A shard that keeps failing is set aside and named, and the rest is finished.
 """
 
 from __future__ import annotations
@@ -55,13 +55,17 @@ def run_shards(
     num_workers: int,
     resources: Mapping[str, float],
     on_done: Callable[[ShardStats], None],
+    in_flight: int = 1,
 ) -> list[SetAside]:
     """Run ``worker(**arguments).run(shard)`` for every shard in actors, and return the failures.
 
-    `resources` is what one actor takes (num_cpus, num_gpus). A worker that cannot be constructed
-    stops everything at once with the error its constructor raised: it is the setting that is bad.
+    `resources` is what one actor takes (num_cpus, num_gpus). An actor is given
+    `in_flight` shards at once, and its worker's `run` is called from as many threads; a shard that
+    has failed before has its actor to itself, so that what kills actors is found out. A worker that
+    cannot be constructed stops everything at once with the error its constructor raised: it is the
+    setting that is bad.
     """
-    pool = _Pool(worker, arguments, resources)
+    pool = _Pool(worker, arguments, resources, in_flight)
     waiting = collections.deque(todo)
     attempts: collections.Counter[int] = collections.Counter()
     set_aside: list[SetAside] = []
@@ -69,8 +73,8 @@ def run_shards(
         for _ in range(min(num_workers, len(todo))):
             pool.add()
         while waiting or pool.shards_in_flight:
-            while waiting and pool.idle:
-                pool.start(waiting.popleft())
+            while waiting and pool.start(waiting[0], alone=attempts[waiting[0].index] > 0):
+                waiting.popleft()
             shard, outcome = pool.wait()
             if shard is None:
                 continue  # one more worker stands
@@ -90,35 +94,47 @@ def run_shards(
 
 
 class _Pool:
-    """Actors, and the shard that each of them is at."""
+    """Actors, and the shards that each of them is at."""
 
     def __init__(
         self,
         worker: Callable[..., Any],
         arguments: Mapping[str, Any],
         resources: Mapping[str, float],
+        slots: int,
     ) -> None:
-        self._worker = worker
-        self._arguments = arguments
-        self._options = {**resources, "scheduling_strategy": "SPREAD", "max_restarts": 0}
+        self._worker, self._arguments, self._slots = worker, arguments, slots
+        self._options = {
+            **resources,
+            "scheduling_strategy": "SPREAD",
+            "max_restarts": 0,
+            "max_concurrency": slots,
+        }
         self._failed_starts = 0
-        self._calls: dict[ray.ObjectRef, tuple[ActorHandle, Shard | None]] = {}
-        self.idle: list[ActorHandle] = []
+        self._calls: dict[ray.ObjectRef, tuple[ActorHandle, Shard | None, int]] = {}
+        self._free: dict[ActorHandle, int] = {}  # slots of every living actor; a call takes some
 
     @property
     def shards_in_flight(self) -> bool:
         """Whether any actor is at a shard."""
-        return any(shard is not None for _, shard in self._calls.values())
+        return any(shard is not None for _, shard, _ in self._calls.values())
 
     def add(self) -> None:
-        """Start an actor; it becomes idle when its worker is constructed."""
+        """Start an actor; it takes shards when its worker is constructed."""
         actor: Any = ray.remote(_Host).options(**self._options).remote()
-        self._calls[actor.prepare.remote(self._worker, self._arguments)] = (actor, None)
+        self._free[actor] = 0
+        call = actor.prepare.remote(self._worker, self._arguments)
+        self._calls[call] = actor, None, self._slots
 
-    def start(self, shard: Shard) -> None:
-        """Give a shard to an idle actor."""
-        actor = self.idle.pop()
-        self._calls[actor.run.remote(shard)] = (actor, shard)
+    def start(self, shard: Shard, *, alone: bool) -> bool:
+        """Give a shard to the least busy actor, if one can take it; say whether one could."""
+        actor: Any = max(self._free, key=self._free.__getitem__)
+        slots = self._slots if alone else 1
+        if self._free[actor] < slots:
+            return False
+        self._free[actor] -= slots
+        self._calls[actor.run.remote(shard)] = actor, shard, slots
+        return True
 
     def wait(self) -> tuple[Shard | None, Any]:
         """Wait for a call to end; return its shard and its result, or the error it ended with.
@@ -126,7 +142,7 @@ class _Pool:
         The shard is None where a worker was constructed. A dead actor is replaced.
         """
         [call], _ = ray.wait(list(self._calls), num_returns=1)
-        actor, shard = self._calls.pop(call)
+        actor, shard, slots = self._calls.pop(call)
         try:
             result = ray.get(call)
         except RayTaskError as error:
@@ -134,19 +150,25 @@ class _Pool:
                 raise error.cause from error
             result = error.cause
         except RayError as error:  # the actor, its memory or its node is lost
-            # A lost node can leave the process alive: it must not write beside its successor.
-            ray.kill(actor)
-            self._failed_starts = self._failed_starts + 1 if shard is None else 0
-            if self._failed_starts == MAX_ATTEMPTS:
-                raise WorkerError(
-                    f"{self._worker.__name__} died {MAX_ATTEMPTS} times while starting: {error}"
-                ) from error
-            self.add()
+            if actor in self._free:  # else one of its other calls has said so
+                self._replace(actor, error, started=shard is not None)
             return shard, error
-        self.idle.append(actor)
+        if actor in self._free:
+            self._free[actor] += slots
         return shard, result
 
     def close(self) -> None:
         """Kill every actor."""
-        for actor in [*self.idle, *(actor for actor, _ in self._calls.values())]:
+        for actor in self._free:
             ray.kill(actor)
+
+    def _replace(self, actor: ActorHandle, error: RayError, *, started: bool) -> None:
+        # A lost node can leave the process alive: it must not write beside its successor.
+        ray.kill(actor)
+        del self._free[actor]
+        self._failed_starts = 0 if started else self._failed_starts + 1
+        if self._failed_starts == MAX_ATTEMPTS:
+            raise WorkerError(
+                f"{self._worker.__name__} died {MAX_ATTEMPTS} times while starting: {error}"
+            ) from error
+        self.add()

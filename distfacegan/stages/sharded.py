@@ -27,9 +27,11 @@ def run_stage(
     workers: tuple[int, Mapping[str, float]],
     unit: str,
     upstream: Sequence[Collection[int]] = (),
+    in_flight: int = 1,
 ) -> Outcome:
     """Finish a stage whose record was begun: run every shard that has no marker yet.
 
+    A worker is given `in_flight` shards at once, from as many threads.
     `upstream` gives the done shards of the stages that this one reads; a shard that one of them
     lacks is left for the next run, which will have tried it again.
     """
@@ -56,6 +58,7 @@ def run_stage(
             num_workers=num_workers,
             resources=resources,
             on_done=advance,
+            in_flight=in_flight,
         )
     for failure in set_aside:
         log.error("%s: %s set aside: %s", stage, failure.shard, failure.reason)

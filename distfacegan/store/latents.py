@@ -135,12 +135,17 @@ def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np
 
 
 def commit(
-    group: zarr.Group, markers: Path, shard: Shard, arrays: Mapping[str, np.ndarray], started: float
+    group: zarr.Group,
+    markers: Path,
+    shard: Shard,
+    arrays: Mapping[str, np.ndarray],
+    started: float,
+    sums: Mapping[str, float] | None = None,
 ) -> ShardStats:
     """Write one shard of every array of the group, then its marker.
 
     `arrays` has the rows of the shard for each array of the schema; `started` is the time at which
-    the work on the shard began, in seconds since the epoch.
+    the work on the shard began, in seconds since the epoch; `sums` is what else the marker counts.
     """
     schema = GROUPS[group.basename]
     if set(arrays) != set(schema):
@@ -153,7 +158,9 @@ def commit(
         files.flush(_shard_file(group, name, shard))
     digests = {f"{group.basename}/{name}": rows_digest(arrays[name]) for name in schema}
     statuses = shards.count_statuses(arrays["status"])
-    return shards.mark_done(markers, shard, statuses=statuses, digests=digests, started=started)
+    return shards.mark_done(
+        markers, shard, statuses=statuses, digests=digests, started=started, sums=sums
+    )
 
 
 def rows_digest(values: np.ndarray) -> str:

@@ -6,6 +6,7 @@ names the digest of all that was written. Nothing else says what is done.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import enum
 import os
@@ -69,6 +70,7 @@ class ShardStats:
     seconds: float
     worker: str  # host:pid
     written: float  # seconds since the epoch
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # what else a stage counts
 
 
 def split(num_rows: int, shard_rows: int) -> list[Shard]:
@@ -100,6 +102,7 @@ def mark_done(
     statuses: Mapping[str, int],
     digests: Mapping[str, str],
     started: float,
+    sums: Mapping[str, float] | None = None,
 ) -> ShardStats:
     """Write the marker of a shard whose data is in place, and return what it says."""
     now = time.time()
@@ -112,6 +115,7 @@ def mark_done(
         seconds=round(now - started, 3),
         worker=f"{socket.gethostname()}:{os.getpid()}",
         written=now,
+        sums=dict(sums or {}),
     )
     files.write_json(marker_path(folder, shard.index), dataclasses.asdict(stats))
     return stats
@@ -128,13 +132,15 @@ def read_markers(folder: Path) -> list[ShardStats]:
 
 
 def totals(markers: list[ShardStats]) -> dict[str, Any]:
-    """Return rows, worker seconds and rows of each status, summed over markers."""
-    statuses: dict[str, int] = {}
+    """Return rows, worker seconds, rows of each status and the other sums, over all markers."""
+    statuses: collections.Counter[str] = collections.Counter()
+    sums: collections.Counter[str] = collections.Counter()
     for marker in markers:
-        for label, count in marker.statuses.items():
-            statuses[label] = statuses.get(label, 0) + count
+        statuses.update(marker.statuses)
+        sums.update(marker.sums)
     return {
         "rows": sum(marker.stop - marker.start for marker in markers),
         "worker_seconds": round(sum(marker.seconds for marker in markers), 3),
-        "statuses": statuses,
+        "statuses": dict(statuses),
+        "sums": dict(sums),
     }
