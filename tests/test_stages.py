@@ -229,7 +229,7 @@ def test_the_worst_rows_are_searched_again_and_the_gain_is_counted(faces, run, g
     sums = shards.totals(shards.read_markers(run.root / "b.zarr-markers"))["sums"]
     better = twice < once
     assert 0 < better.sum() == sums["improved"] <= sums["retried"] < np.isfinite(once).sum() / 2
-    assert sums["loss_gained"] == pytest.approx((once - twice)[better].sum(), rel=1e-4)
+    assert sums["loss gained"] == pytest.approx((once - twice)[better].sum(), rel=1e-4)
     assert np.nanmin(once[better]) > np.nanmedian(once)
     np.testing.assert_array_equal(twice[~better], once[~better])
 

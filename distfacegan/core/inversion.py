@@ -26,8 +26,7 @@ from distfacegan.errors import CheckpointError
 RECIPES = {"paper": 500, "clip": 500, "bfgs": 20, "fast": 12}
 # The settings of an Inverter that decide what it finds, beside its surrogate.
 SEARCH_SETTINGS = ("seed", "recipe", "steps", "target_loss", "radius", "learning_rate", "precision")
-OVERSTEP = 1.5  # of the quasi-Newton method in a box: with longer steps it ends in better minima
-START_SHARE = 0.5  # of the box, for its first guess: from nearer to 0 it ends in better minima
+REBASED = 8  # steps, which lead far, after which "fast" makes the Hessian anew
 START_NOISE = 0.5  # that other starts add to the first guess, uniform in [-0.5, 0.5]
 CHECK_EVERY = 4  # steps after which a batch with a target loss may stop
 
@@ -154,7 +153,8 @@ class Inverter:
         if self._model is None:
             found = self._adam(faces, self._into_box(z), steps)
         else:
-            first = self._model.solve(pool(faces), self.radius and START_SHARE * self.radius)
+            radius = torch.inf if self.radius is None else self.radius
+            first = self._model.solve(pool(faces), min(radius, self._model.known_radius))
             if start:
                 first = self._into_box(first + START_NOISE * z)
             found = self._bfgs(faces, first, self._model, steps)
@@ -179,21 +179,25 @@ class Inverter:
         self, faces: Tensor, z: Tensor, model: Linearisation | Surrogate, steps: int
     ) -> Iterator[Inversion]:
         loss, gradient, images = self.generator.step(z, faces)
-        picture = pool(images).to(z.dtype)
-        residual = pool(faces) - picture
-        hessian = gauss_newton(model.jacobian_at(z, picture), residual, EPSILON)
-        state = quasi_newton.begin(z, loss, gradient, hessian)
-        yield Inversion(state.z, state.loss, state.steps)
+        target, picture = pool(faces), pool(images).to(z.dtype)  # of the face, of G at the best z
 
+        def curvature(z: Tensor) -> Tensor:
+            return gauss_newton(model.jacobian_at(z, picture), target - picture, EPSILON)
+
+        def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal images
+            loss, gradient, images = self.generator.step(z, faces)
+            return loss, gradient
+
+        state = quasi_newton.begin(z, loss, gradient, curvature(z))
+        yield Inversion(state.z, state.loss, state.steps)
         for step in range(2, steps + 1):
-            state = quasi_newton.advance(
-                state,
-                lambda z: self.generator.step(z, faces)[:2],
-                step=step,
-                radius=self.radius,
-                overstep=1.0 if self.radius is None else OVERSTEP,
-            )
+            state = quasi_newton.advance(state, evaluate, step=step, radius=self.radius)
             yield Inversion(state.z, state.loss, state.steps)
+            if self.recipe == "fast" and step <= REBASED:
+                improved = (state.steps == step)[:, None]
+                picture = torch.where(improved, pool(images).to(z.dtype), picture)
+                state = quasi_newton.rebase(state, curvature(state.z))
 
     def _into_box(self, z: Tensor) -> Tensor:
         return z if self.radius is None else z.clamp(-self.radius, self.radius)

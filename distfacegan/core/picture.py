@@ -11,7 +11,7 @@ from distfacegan.core import quasi_newton
 from distfacegan.core.frozen import FrozenGenerator
 
 SIDE = 16  # pixels of a picture
-EPSILON = 0.05  # of pixels in [-1, 1]: what rounds off |.| at zero
+EPSILON = 0.03  # of pixels in [-1, 1]: what rounds off |.| at zero
 STEP = 0.05  # of the central differences
 
 
@@ -32,6 +32,8 @@ def gauss_newton(jacobian: Tensor, residual: Tensor, epsilon: float) -> Tensor:
 class Linearisation:
     """G's picture to first order round z = 0: picture(z) = picture(0) + J^T z."""
 
+    known_radius = 1.0  # of the box in which it says where to start
+
     def __init__(self, generator: FrozenGenerator, dtype: torch.dtype = torch.float32) -> None:
         """Measure J by central differences: 2 Z + 1 forward passes."""
         unit = STEP * torch.eye(generator.latent_dim, device=generator.device, dtype=dtype)
@@ -40,18 +42,14 @@ class Linearisation:
             above, below = pool(generator(unit)).to(dtype), pool(generator(-unit)).to(dtype)
         self.jacobian = (above - below) / (2 * STEP)  # [Z, P]
 
-    def solve(self, target: Tensor, radius: float | None) -> Tensor:
-        """Return the z [B, Z] whose pictures come closest to `target` [B, P], within the box."""
+    def solve(self, target: Tensor, radius: float) -> Tensor:
+        """Return the z [B, Z] in a box whose pictures come closest to `target` [B, P]."""
         residual = target - self.picture
         hessian = gauss_newton(self.jacobian, residual, EPSILON)
         weighted = residual / (residual.abs() + EPSILON)
         gradient = -weighted @ self.jacobian.T / residual.shape[1]
-        damping = torch.full_like(target[:, 0], quasi_newton.DAMPING_START)
-        damped = quasi_newton.add_damping(hessian, damping)
-        if radius is None:
-            return quasi_newton.solve(damped, -gradient)
         bound = torch.full_like(gradient, radius)
-        return quasi_newton.box_solve(damped, gradient, -bound, bound)
+        return quasi_newton.box_solve(quasi_newton.damped(hessian), gradient, -bound, bound)
 
     def jacobian_at(self, z: Tensor, picture: Tensor) -> Tensor:
         """Return J [B, Z, P] after Broyden's update: it then leads from 0 to `picture` at z."""

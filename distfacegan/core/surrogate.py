@@ -21,13 +21,15 @@ from distfacegan.core.seeding import permutation, uniform_latents
 
 AMPLITUDES = (0.6, 2.0)  # of the latents learnt from: photos need some beyond the prior's box
 LINEAR_SHARE = 0.7  # of G's derivative at 0, at which the linear part starts
-SEARCH_STEPS = 50  # on the surrogate, to find a start
+SEARCH_STEPS = 30  # on the surrogate, to find a start
 BATCH = 256
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
 
 
 class Surrogate(nn.Module):
     """S(z), G's picture: two hidden layers of W nodes (SiLU), and a linear part beside them."""
+
+    known_radius = AMPLITUDES[1]  # of the box in which it says where to start
 
     def __init__(self, *, latent_dim: int, picture: int, width: int = 512) -> None:
         super().__init__()
@@ -50,8 +52,8 @@ class Surrogate(nn.Module):
         x = _silu_derivative(second)[:, :, None] * (self.second.weight @ x)
         return (self.third.weight @ x + self.linear.weight).mT
 
-    def solve(self, target: Tensor, radius: float | None) -> Tensor:
-        """Return the z [B, Z] whose pictures come closest to `target` [B, P], within the box."""
+    def solve(self, target: Tensor, radius: float) -> Tensor:
+        """Return the z [B, Z] in a box whose pictures come closest to `target` [B, P]."""
         z = target.new_zeros(len(target), self.first.in_features)
 
         def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:

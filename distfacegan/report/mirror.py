@@ -27,7 +27,8 @@ def invert_mirrored(
     generator, record = contents.generator, contents.run.record("invert")
     assert generator is not None
     assert record is not None
-    settings = {name: record["settings"][name] for name in SEARCH_SETTINGS}
+    of_run = record["settings"]
+    settings = {name: of_run[name] for name in SEARCH_SETTINGS if name in of_run}
     made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}
     cache = contents.run.report / "mirror.json"
     kept = files.read_json(cache) if cache.exists() else {}

@@ -75,6 +75,7 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
     settings, runs = record["settings"], record["runs"]
     set_aside: dict[str, str] = {}
     statuses: dict[str, int] = {}
+    sums: dict[str, float] = {}
     rows: int | None
     done: int | None
     if stage == "began":
@@ -84,7 +85,8 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
     else:
         markers = shards.read_markers(contents.run.markers(stage))
         total, marked = shards.totals(markers), {str(marker.shard) for marker in markers}
-        rows, done, statuses = _rows_to_do(contents, stage), total["rows"], total["statuses"]
+        rows, done = _rows_to_do(contents, stage), total["rows"]
+        statuses, sums = total["statuses"], total["sums"]
         last = runs[-1].get("set_aside", {}) if runs else {}
         set_aside = {shard: reason for shard, reason in last.items() if shard not in marked}
     seconds = round(sum(run["seconds"] for run in runs), 3) if runs else None
@@ -96,6 +98,7 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
         "seconds": seconds,
         "rows_per_s": round(done / seconds, 3) if done and seconds else None,
         "statuses": statuses,
+        "sums": sums,
         "runs": len(runs),
         "finished": record["finished"],
     }

@@ -99,7 +99,7 @@ class InvertWorker:
         return {
             "retried": len(worst),
             "improved": int((gained > 0).sum()),
-            "loss_gained": float(gained.sum(dtype=np.float64)),
+            "loss gained": float(gained.sum(dtype=np.float64)),
         }
 
     def _batches(self, rows: np.ndarray) -> list[np.ndarray]:

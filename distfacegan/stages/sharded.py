@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -38,17 +39,19 @@ def run_stage(
     started = time.time()
     markers = run.markers(stage)
     run.note(stage, rows=sum(map(len, plan)), shards=len(plan))
-    done = shards.done(markers)
+    made = shards.read_markers(markers)
+    done = {stats.shard for stats in made}
     ready = [s for s in plan if all(s.index in indices for indices in upstream)]
     todo = [s for s in ready if s.index not in done]
-    rows_done = sum(len(s) for s in plan if s.index in done)
-    counts = shards.totals(shards.read_markers(markers))["statuses"]
-    with Progress(stage, sum(map(len, plan)), unit, initial=rows_done) as progress:
+    totals = shards.totals(made)
+    statuses, sums = (collections.Counter(totals[name]) for name in ("statuses", "sums"))
+    with Progress(stage, sum(map(len, plan)), unit, initial=totals["rows"]) as progress:
 
         def advance(stats: ShardStats) -> None:
-            for label, count in stats.statuses.items():
-                counts[label] = counts.get(label, 0) + count
-            progress.advance(stats.stop - stats.start, shards.in_words(counts))
+            done.add(stats.shard)
+            statuses.update(stats.statuses)
+            sums.update(stats.sums)
+            progress.advance(stats.stop - stats.start, shards.in_words(statuses, sums))
 
         num_workers, resources = workers
         set_aside = run_shards(
@@ -62,8 +65,7 @@ def run_stage(
         )
     for failure in set_aside:
         log.error("%s: %s set aside: %s", stage, failure.shard, failure.reason)
-    left = len(plan) - len(shards.done(markers))
+    left = len(plan) - len(done)
     names = {str(failure.shard.index): failure.reason for failure in set_aside}
     run.end(stage, finished=left == 0, started=started, shards=len(todo), set_aside=names)
-    statuses = shards.totals(shards.read_markers(markers))["statuses"]
-    return Outcome(shards.in_words(statuses), left, list(names))
+    return Outcome(shards.in_words(statuses, sums), left, list(names))

@@ -70,7 +70,7 @@ class ShardStats:
     seconds: float
     worker: str  # host:pid
     written: float  # seconds since the epoch
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # what else a stage counts
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of what else a stage counts
 
 
 def split(num_rows: int, shard_rows: int) -> list[Shard]:
@@ -85,9 +85,12 @@ def count_statuses(status: np.ndarray) -> dict[str, int]:
     return {Status(int(v)).label: int(n) for v, n in zip(values, counts, strict=True)}
 
 
-def in_words(statuses: Mapping[str, int]) -> str:
-    """Return counts of statuses as a text: `480 ok, 20 no face`."""
-    return ", ".join(f"{count} {label}" for label, count in statuses.items()) or "no rows"
+def in_words(statuses: Mapping[str, int], sums: Mapping[str, float] | None = None) -> str:
+    """Return counts as a text: `480 ok, 20 no face; 10 retried, 7 improved`."""
+    words = ", ".join(f"{count} {label}" for label, count in statuses.items()) or "no rows"
+    if sums:
+        words += "; " + ", ".join(f"{count:.4g} {label}" for label, count in sums.items())
+    return words
 
 
 def marker_path(folder: Path, shard: int) -> Path:
@@ -132,7 +135,7 @@ def read_markers(folder: Path) -> list[ShardStats]:
 
 
 def totals(markers: list[ShardStats]) -> dict[str, Any]:
-    """Return rows, worker seconds, rows of each status and the other sums, over all markers."""
+    """Return rows, worker seconds, rows of each status and other sums, over all markers."""
     statuses: collections.Counter[str] = collections.Counter()
     sums: collections.Counter[str] = collections.Counter()
     for marker in markers:

@@ -29,6 +29,7 @@ class StageStatus:
     set_aside: dict[str, str] = dataclasses.field(default_factory=dict)
     rate: float | None = None  # units per second, lately
     statuses: dict[str, int] = dataclasses.field(default_factory=dict)
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
     @property
     def eta_s(self) -> float | None:
@@ -66,7 +67,7 @@ def describe(run: RunDirectory) -> str:
         if status.eta_s is not None:
             parts.append(f"ETA {datetime.timedelta(seconds=round(status.eta_s))}")
         if status.statuses:
-            parts.append(shards.in_words(status.statuses))
+            parts.append(shards.in_words(status.statuses, status.sums))
         lines.append("  ".join(part for part in parts if part))
         lines += [f"    shard {i} set aside: {why}" for i, why in status.set_aside.items()]
     return "\n".join(lines)
@@ -88,12 +89,13 @@ def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> StageStatus
             set_aside,
             _rate(markers),
             totals["statuses"],
+            totals["sums"],
         )
     if "steps" in record:
         steps = [int(path.name) for path in networks.checkpoints(run.began / "checkpoints")]
         done = max(steps, default=0)
-        return StageStatus(stage, state, done, record["steps"], "steps", {}, None, {})
-    return StageStatus(stage, state, 0, None, "", {}, None, {})
+        return StageStatus(stage, state, done, record["steps"], "steps")
+    return StageStatus(stage, state)
 
 
 def _rate(markers: list[shards.ShardStats]) -> float | None:
