@@ -88,25 +88,29 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
 
     bench = commands.add_parser("bench", help="measure what the documentation quotes")
+    _add_benches(bench)
+    return parser
+
+
+def _add_benches(bench: argparse.ArgumentParser) -> None:
     benches = bench.add_subparsers(required=True, metavar="WHAT")
     text = "invert the same faces in every way, interleaved, and compare steps, losses and times"
     invert = benches.add_parser("invert", help=text, description=text)
-    invert.add_argument(
-        "--generator", type=Path, help="weights of G (default: a small one, trained first)"
-    )
-    invert.add_argument("--photos", type=Path, help="a folder of photos (default: procedural)")
-    invert.add_argument("--faces", type=int, default=32, help="how many faces (32)")
-    invert.add_argument("--batch", type=int, default=16, help="faces inverted together (16)")
-    invert.add_argument(
-        "--dtype", choices=("float32", "bfloat16"), default="float32", help="in which G computes"
-    )
-    invert.add_argument(
-        "--surrogate-steps", type=int, default=2500, help="steps of its training (2500)"
-    )
-    invert.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    invert.add_argument("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
+    add = invert.add_argument
+    add("--generator", type=Path, help="weights of G (default: a small one, trained first)")
+    add("--photos", type=Path, help="a folder of photos (default: procedural)")
+    add("--faces", type=_positive, default=32, help="how many faces (32)")
+    add("--batch", type=_positive, default=16, help="faces inverted together (16)")
+    add("--precision", choices=("fp32", "bf16"), default="fp32", help="in which G computes (fp32)")
+    add("--json", type=Path, metavar="FILE", help="write all figures")
+    add("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
     invert.set_defaults(command=_bench_invert)
-    return parser
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
+    return int(text)
 
 
 def _add_spec(parser: argparse.ArgumentParser, several: bool = False) -> None:
@@ -176,33 +180,9 @@ def _verify(options: argparse.Namespace) -> int:
 
 
 def _bench_invert(options: argparse.Namespace) -> int:
-    import torch
+    from distfacegan.bench import command
 
-    from distfacegan import weights
-    from distfacegan.bench import figure, invert, subjects
-    from distfacegan.spec import Surrogate
-    from distfacegan.store import files
-
-    generator = (
-        weights.load_generator(options.generator) if options.generator else subjects.generator()
-    )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator.to(device)
-    faces = subjects.faces(options.photos, options.faces, generator.resolution).to(device)
-    surrogate, seconds = invert.train_surrogate(generator, Surrogate(steps=options.surrogate_steps))
-    result = invert.measure(
-        generator,
-        faces,
-        surrogate=surrogate,
-        dtype=getattr(torch, options.dtype),
-        batch=options.batch,
-    )
-    result["surrogate_s"] = seconds
-    print(invert.table(result))
-    if options.json:
-        files.write_json(options.json, result)
-    if options.figure:
-        figure.draw(result, options.figure)
+    command.invert(options)
     return 0
 
 

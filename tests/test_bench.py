@@ -3,9 +3,10 @@
 import pytest
 import torch
 
-from distfacegan import spec
+from distfacegan import cli, spec
 from distfacegan.bench import figure, invert
-from distfacegan.bench.invert import Curve, step_flops
+from distfacegan.bench.curves import Curve
+from distfacegan.bench.roofline import step_bytes, step_flops
 from distfacegan.core.networks import Generator
 
 
@@ -19,6 +20,24 @@ def test_operations_are_counted_by_hand():
     assert step_flops(generator) == pytest.approx(4 * frozen)
 
 
+def test_bytes_are_counted_by_hand():
+    generator = Generator(resolution=8, latent_dim=5, width=2, levels=2)
+    numbers = 2 * (2 * 16 + 2 * 64)
+    assert step_bytes(generator, torch.float32) == 9 * 4 * numbers
+    assert step_bytes(generator, torch.bfloat16) == 9 * 2 * numbers
+
+
+def test_a_way_is_followed_to_its_best_latent():
+    latents = [torch.tensor([[0.5], [2.0]]), torch.tensor([[3.0], [0.1]])]
+    losses = [torch.tensor([0.2, 0.4]), torch.tensor([0.3, 0.1])]
+    curve = Curve()
+    curve.follow(zip(latents, losses, strict=True))
+    torch.testing.assert_close(curve.losses[0], torch.tensor([[0.2, 0.4], [0.2, 0.1]]))
+    assert curve.outside == [0.0]  # the second face's first latent was outside
+    curve.follow(zip(latents, losses, strict=True), exact=lambda z: z[:, 0])
+    torch.testing.assert_close(curve.losses[1], torch.tensor([[0.5, 2.0], [0.5, 0.1]]))
+
+
 def test_a_curve_is_the_mean_of_unequal_chunks():
     curve = Curve()
     curve.losses = [torch.tensor([[4.0, 2.0], [1.0, 1.0]]), torch.tensor([[3.0], [1.0]])]
@@ -28,9 +47,10 @@ def test_a_curve_is_the_mean_of_unequal_chunks():
     assert (curve.seconds_to(2), curve.step_seconds()) == (4.0, 3.0)
 
 
-def test_every_way_is_measured(monkeypatch, tmp_path):
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_every_way_is_measured(monkeypatch, tmp_path, precision):
     steps = {"paper": 6, "clip": 6, "bfgs": 4, "fast": 4}
-    lengths = {"PAPER_STEPS": 6, "CLIP_STEPS": 5, "LBFGS_STEPS": 5, "TIMED_STEPS": 3}
+    lengths = {"PAPER_STEPS": 6, "CLIP_STEPS": (2, 4, 6), "LBFGS_STEPS": 5, "TIMED_STEPS": 3}
     for name, value in {"STEPS": steps, **lengths}.items():
         monkeypatch.setattr(invert, name, value)
     torch.manual_seed(0)
@@ -38,13 +58,35 @@ def test_every_way_is_measured(monkeypatch, tmp_path):
     settings = spec.Surrogate(pictures=1000, steps=20, width=16)
     surrogate, seconds = invert.train_surrogate(generator, settings)
     faces = torch.rand(3, 3, 16, 16) * 2 - 1
-    result = invert.measure(generator, faces, surrogate=surrogate, batch=2)
+    result = invert.measure(generator, faces, surrogate=surrogate, batch=2, precision=precision)
     assert len(result["ways"]) == 9
     assert result["faces"] == 3
     assert all(0 < way["share_of_peak"] < 1 for way in result["ways"].values())
     assert len(result["ways"]["fast, free"]["curve"]) == 4
     assert result["ways"]["clip"]["outside"] == result["ways"]["fast, box"]["outside"] == 0
+    assert result["steps_to_clip_loss"] == result["ways"]["fast, box"]["steps_to_clip_loss"]["4"]
+    assert result["roofline"]["compute_floor_ms"] < result["roofline"]["reached_ms"]
+    assert 0 <= result["recovered"] <= 1
     result["surrogate_s"] = seconds
     assert "L-BFGS" in invert.table(result)
     figure.draw(result, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--figure", "a.xyz"], "a.xyz: a figure is one of"),
+        (["--json", "nowhere/a.json"], "there is no folder nowhere"),
+        (["--generator", "nowhere.safetensors"], "nowhere.safetensors"),
+        (["--faces", "0"], "'0' is not a positive whole number"),
+    ],
+)
+def test_bad_options_are_refused_before_any_work(options, words, capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = cli.main(["bench", "invert", *options])
+    except SystemExit as stopped:
+        code = stopped.code
+    assert code == 2
+    assert words in capsys.readouterr().err

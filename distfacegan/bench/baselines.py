@@ -17,8 +17,10 @@ from distfacegan.core.networks import Generator
 HISTORY = 10  # pairs that L-BFGS remembers
 LONGEST_STEP = 1.5  # of L-BFGS, which has no line search here
 
+Steps = Iterator[tuple[Tensor, Tensor]]
 
-def loop(generator: Generator, face: Tensor, z: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+
+def loop(generator: Generator, face: Tensor, z: Tensor) -> Steps:
     """The paper's Adam as it is usually written: one face [1, 3, R, R] at a time.
 
     Row-major tensors, weights that take gradients too, a look at the loss in every step.
@@ -35,38 +37,28 @@ def loop(generator: Generator, face: Tensor, z: Tensor) -> Iterator[tuple[Tensor
         adam.step()
 
 
-def batch(
-    generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype
-) -> Iterator[tuple[Tensor, Tensor]]:
+def batch(generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype) -> Steps:
     """The paper's Adam, written well: a batch, weights frozen, channels-last, autocast to dtype."""
-    generator = copy.deepcopy(generator).requires_grad_(False)
-    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    faces = faces.contiguous(memory_format=torch.channels_last)
-    z = z.clone().requires_grad_()
+    objective = _Objective(generator, faces, dtype)
+    z = z.clone()
     adam = torch.optim.Adam([z], lr=0.1, fused=True)
     while True:
-        loss = _loss(generator, faces, z, dtype)
-        (z.grad,) = torch.autograd.grad(loss.sum(), z)
-        yield z.detach().clone(), loss.detach()
+        loss, z.grad = objective(z)
+        yield z.clone(), loss
         adam.step()
 
 
-def lbfgs(
-    generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype
-) -> Iterator[tuple[Tensor, Tensor]]:
+def lbfgs(generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype) -> Steps:
     """L-BFGS over u with z = tanh(u), as iGAN does (Zhu et al., arXiv:1609.03552), for a batch."""
-    generator = copy.deepcopy(generator).requires_grad_(False)
-    generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    faces = faces.contiguous(memory_format=torch.channels_last)
+    objective = _Objective(generator, faces, dtype)
     u = torch.atanh(z.clamp(-0.99, 0.99))
     pairs: list[tuple[Tensor, Tensor]] = []
     last: tuple[Tensor, Tensor] | None = None
     while True:
-        u = u.detach().requires_grad_()
-        loss = _loss(generator, faces, torch.tanh(u), dtype)
-        (gradient,) = torch.autograd.grad(loss.sum(), u)
-        u = u.detach()
-        yield torch.tanh(u), loss.detach()
+        z = torch.tanh(u)
+        loss, slope = objective(z)
+        yield z, loss
+        gradient = slope * (1 - z.square())
         if last is not None:
             pairs = [*pairs[1 - HISTORY :], (u - last[0], gradient - last[1])]
         last = u, gradient
@@ -76,10 +68,23 @@ def lbfgs(
         u = u + direction * (longest / length).clamp(max=1.0 if pairs else torch.inf)
 
 
-def _loss(generator: Generator, faces: Tensor, z: Tensor, dtype: torch.dtype) -> Tensor:
-    with torch.autocast(faces.device.type, dtype, enabled=dtype != torch.float32):
-        images = generator(z)
-    return reconstruction_error(faces, images.to(faces.dtype))
+class _Objective:
+    """Equation 3 and its gradient by z, in plain PyTorch, of a frozen generator."""
+
+    def __init__(self, generator: Generator, faces: Tensor, dtype: torch.dtype) -> None:
+        self._generator = copy.deepcopy(generator).requires_grad_(False)
+        self._generator.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._faces = faces.contiguous(memory_format=torch.channels_last)
+        self._dtype = dtype
+
+    def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
+        z = z.detach().requires_grad_()
+        device = self._faces.device.type
+        with torch.autocast(device, self._dtype, enabled=self._dtype != torch.float32):
+            images = self._generator(z)
+        loss = reconstruction_error(self._faces, images.to(self._faces.dtype))
+        (gradient,) = torch.autograd.grad(loss.sum(), z)
+        return loss.detach(), gradient
 
 
 def _two_loops(gradient: Tensor, pairs: list[tuple[Tensor, Tensor]]) -> Tensor:

@@ -7,6 +7,15 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
+from distfacegan.errors import DistfaceganError
+
+
+def check(path: Path) -> None:
+    """Refuse a file whose format cannot be drawn."""
+    formats = Figure().canvas.get_supported_filetypes()
+    if path.suffix.removeprefix(".") not in formats:
+        raise DistfaceganError(f"{path}: a figure is one of {', '.join(sorted(formats))}")
+
 
 def draw(result: dict[str, Any], path: Path) -> None:
     """Draw the curves of a result of `invert.measure` into a file; its suffix says the format."""

@@ -6,20 +6,21 @@ evaluation of G and its gradient by z, for one image.
 
 from __future__ import annotations
 
-import dataclasses
+import functools
 import itertools
 import logging
 import resource
 import statistics
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from distfacegan import spec
-from distfacegan.bench import baselines
+from distfacegan.bench import baselines, roofline
+from distfacegan.bench.baselines import Steps
+from distfacegan.bench.curves import Curve
 from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.networks import Generator
@@ -28,11 +29,12 @@ from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_pictur
 
 log = logging.getLogger(__name__)
 
-PAPER_STEPS, CLIP_STEPS = 500, 300  # whose losses the others are to reach
+PAPER_STEPS = 500  # whose loss the others are to reach
+CLIP_STEPS = (200, 300, 500)  # the same, in the box
 MARKS = (5, 10, 20, 40)  # steps after which losses are compared
-TIMED_STEPS = 20  # of the loop, which makes the same losses as the batch
+TIMED_STEPS = 20  # of the loop and the batch, which find what "paper" does
 LBFGS_STEPS = 100
-STEPS = {"paper": PAPER_STEPS, "clip": PAPER_STEPS, "bfgs": 40, "fast": 40}
+STEPS = {"paper": 500, "clip": 500, "bfgs": 40, "fast": 40}
 RECIPES = {
     "paper": ("paper", None),
     "clip": ("clip", 1.0),
@@ -41,36 +43,9 @@ RECIPES = {
     "bfgs, box": ("bfgs", 1.0),
     "fast, box": ("fast", 1.0),
 }
-
-Steps = Iterator[tuple[Tensor, Tensor]]
-
-
-@dataclasses.dataclass
-class Curve:
-    """What one way did: over faces the best loss after each step, and the time it took."""
-
-    losses: list[Tensor] = dataclasses.field(default_factory=list)  # of a chunk: [steps, faces]
-    seconds: list[list[float]] = dataclasses.field(default_factory=list)  # a face, cumulated
-    outside: list[float] = dataclasses.field(default_factory=list)  # share of |z| > 1 at the end
-
-    @property
-    def mean(self) -> Tensor:
-        """The mean loss over all faces, after each step."""
-        return torch.cat(self.losses, dim=1).mean(1)
-
-    def steps_to(self, loss: float) -> int | None:
-        """Return the steps after which the mean loss is at most `loss`; None if it never is."""
-        reached = (self.mean <= loss).nonzero()
-        return int(reached[0]) + 1 if len(reached) else None
-
-    def seconds_to(self, step: int) -> float:
-        """Return the seconds of one face up to a step: the median over chunks."""
-        return statistics.median(times[step - 1] for times in self.seconds)
-
-    def step_seconds(self) -> float:
-        """Return the seconds of one generator step, without the start: the median over chunks."""
-        per_step = [(times[-1] - times[0]) / (len(times) - 1) for times in self.seconds]
-        return statistics.median(per_step)
+TIMED = ("loop", "batch")
+PLAIN = (*TIMED, "L-BFGS")
+RECOVERED_RMS = 0.05  # of z, within which a latent counts as found again
 
 
 def measure(
@@ -78,160 +53,147 @@ def measure(
     faces: Tensor,
     *,
     surrogate: Surrogate,
-    dtype: torch.dtype = torch.float32,
+    precision: str = "fp32",
     batch: int = 16,
     seed: int = 0,
 ) -> dict[str, Any]:
     """Invert faces [B, 3, R, R] in every way, and return what was measured, as for `--json`.
 
     Chunks of `batch` faces are inverted by all ways in turn, so that a slow phase of the machine
-    hits all of them. Ours compute G in `dtype`, as the plain batch does.
+    hits all of them. Ours and the plain batch compute G in `precision`; losses are of fp32.
     """
-    peak = matrix_peak(faces.device, dtype)
+    device, dtype = faces.device, torch.bfloat16 if precision == "bf16" else torch.float32
+    rates = roofline.matrix_peak(device, dtype), roofline.bandwidth(device)
+    shared: dict[str, Any] = {"seed": seed, "precision": precision, "surrogate": surrogate}
     inverters = {
-        name: Inverter(
-            generator,
-            recipe=recipe,
-            seed=seed,
-            steps=STEPS[recipe],
-            radius=radius,
-            precision="bf16" if dtype == torch.bfloat16 else "fp32",
-            surrogate=surrogate,
-        )
+        name: Inverter(generator, recipe=recipe, steps=STEPS[recipe], radius=radius, **shared)
         for name, (recipe, radius) in RECIPES.items()
     }
-    curves = {name: Curve() for name in ("loop", "batch", "L-BFGS", *RECIPES)}
+    exact = FrozenGenerator(generator)
+    curves = {name: Curve() for name in (*PLAIN, *RECIPES)}
     for first in range(0, len(faces), batch):
         chunk, rows = faces[first : first + batch], range(first, min(first + batch, len(faces)))
         start = uniform_latents(seed, rows, generator.latent_dim, stream="inversion")
-        z = torch.from_numpy(start).to(faces.device)
-
-        def ways() -> Iterator[tuple[str, Steps]]:  # none of them begins before it is followed
-            loop = baselines.loop(generator, chunk[:1], z[:1])  # noqa: B023
-            plain = baselines.batch(generator, chunk, z, dtype)  # noqa: B023
-            lbfgs = baselines.lbfgs(generator, chunk, z, dtype)  # noqa: B023
-            yield "loop", itertools.islice(loop, TIMED_STEPS)
-            yield "batch", itertools.islice(plain, TIMED_STEPS)
-            yield "L-BFGS", itertools.islice(lbfgs, LBFGS_STEPS)
-            for name, inverter in inverters.items():
-                found = inverter.iterate(chunk, rows)  # noqa: B023
-                yield name, ((best.z, best.loss) for best in found)
-
+        z = torch.from_numpy(start).to(device)
         if first == 0:  # what is made on first use is nobody's time
-            for _, way in ways():
-                _follow(Curve(), itertools.islice(way, 2))
-        for name, way in ways():
-            _follow(curves[name], way)
+            for name in curves:
+                way = _way(name, generator, chunk, z, rows, inverters, dtype)
+                Curve().follow(itertools.islice(way, 2))
+        for name, curve in curves.items():
+            way = _way(name, generator, chunk, z, rows, inverters, dtype)
+            rounds = precision != "fp32" and name not in TIMED
+            curve.follow(way, functools.partial(exact.loss, faces=chunk) if rounds else None)
         log.info("bench: %d of %d faces", rows.stop, len(faces))
-    return _summary(generator, curves, peak, dtype, faces.device)
+    return {
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "threads": torch.get_num_threads(),
+        "precision": precision,
+        "resolution": generator.resolution,
+        "width": generator.width,
+        "faces": len(faces),
+        "batch": batch,
+        **_summary(generator, curves, rates, dtype),
+        "recovered": _recovered(generator, inverters["fast, box"], batch, seed),
+        "memory_gb": _memory(device) / 1e9,
+    }
 
 
-def _follow(curve: Curve, way: Steps) -> None:
-    """Run one way on one chunk."""
-    losses, seconds = [], []
-    started = time.perf_counter()
-    for z, loss in way:
-        losses.append(loss)
-        if loss.device.type == "cuda":
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - started)
-        last = z
-    best = torch.stack(losses).float().cpu().cummin(0).values
-    curve.losses.append(best)
-    curve.seconds.append([second / best.shape[1] for second in seconds])
-    curve.outside.append((last.abs() > 1).float().mean().item())
+def _way(
+    name: str,
+    generator: Generator,
+    faces: Tensor,
+    z: Tensor,
+    rows: range,
+    inverters: dict[str, Inverter],
+    dtype: torch.dtype,
+) -> Steps:
+    """Return one way over faces that start at z (or where a recipe starts): nothing runs yet."""
+    if name == "loop":
+        return itertools.islice(baselines.loop(generator, faces[:1], z[:1]), TIMED_STEPS)
+    if name == "batch":
+        return itertools.islice(baselines.batch(generator, faces, z, dtype), TIMED_STEPS)
+    if name == "L-BFGS":
+        return itertools.islice(baselines.lbfgs(generator, faces, z, dtype), LBFGS_STEPS)
+    return ((best.z, best.loss) for best in _begun(inverters[name], faces, rows))
+
+
+def _begun(inverter: Inverter, faces: Tensor, rows: range) -> Any:
+    yield from inverter.iterate(faces, rows)  # its start is computed, and timed, with step 1
 
 
 def _summary(
     generator: Generator,
     curves: dict[str, Curve],
-    peak: float,
+    rates: tuple[float, float],
     dtype: torch.dtype,
-    device: torch.device,
 ) -> dict[str, Any]:
-    paper = curves["paper"].mean[-1].item()
-    clip = curves["clip"].mean[CLIP_STEPS - 1].item()
-    frozen, plain = step_flops(generator), step_flops(generator, plain=True)
+    peak, bandwidth = rates
+    paper = curves["paper"].mean[PAPER_STEPS - 1].item()
+    clip = {steps: curves["clip"].mean[steps - 1].item() for steps in CLIP_STEPS}
+    frozen, plain = (roofline.step_flops(generator, plain=form) for form in (False, True))
     ways: dict[str, dict[str, Any]] = {}
     for name, curve in curves.items():
-        curve_flops = plain if name in ("loop", "batch", "L-BFGS") else frozen
         rate = 1 / curve.step_seconds()
-        reached = curve.steps_to(paper)
-        ways[name] = {
+        losses = [] if name in TIMED else curve.mean.tolist()
+        way = {
             "image_steps_per_s": rate,
-            "share_of_peak": rate * curve_flops / peak,
-            "steps_to_paper_loss": reached,
-            "steps_to_clip_loss": curve.steps_to(clip),
-            "ms_to_paper_loss": reached and 1000 * curve.seconds_to(reached),
-            "loss": {
-                str(step): curve.mean[step - 1].item()
-                for step in (*MARKS, len(curve.mean))
-                if step <= len(curve.mean) and name not in ("loop", "batch")
-            },
-            "outside": statistics.mean(curve.outside),
-            "curve": curve.mean.tolist() if name not in ("loop", "batch") else [],
+            "share_of_peak": rate * (plain if name in PLAIN else frozen) / peak,
+            "outside": None if name in TIMED else statistics.mean(curve.outside),
+            "loss": {str(mark): losses[mark - 1] for mark in MARKS if mark <= len(losses)},
+            "curve": losses,
         }
-    # The loop and the batch compute what "paper" does: they take its steps, in their own time.
-    for name in ("loop", "batch"):
-        ways[name]["steps_to_paper_loss"] = PAPER_STEPS
-        ways[name]["ms_to_paper_loss"] = 1000 * PAPER_STEPS / ways[name]["image_steps_per_s"]
+        # The loop and the batch compute what "paper" does: they take its steps, in their own time.
+        steps = PAPER_STEPS if name in TIMED else curve.steps_to(paper)
+        seconds = steps and (steps / rate if name in TIMED else curve.seconds_to(steps))
+        ways[name] = {
+            "steps_to_paper_loss": steps,
+            "ms_to_paper_loss": seconds and 1000 * seconds,
+            "steps_to_clip_loss": None
+            if name in TIMED
+            else {str(at): curve.steps_to(loss) for at, loss in clip.items()},
+            **way,
+        }
     fast, boxed = ways["fast, free"], ways["fast, box"]
-    own = fast["ms_to_paper_loss"]
+    own, moved = fast["ms_to_paper_loss"], roofline.step_bytes(generator, dtype)
     return {
-        "device": _describe(device),
-        "threads": torch.get_num_threads(),
-        "dtype": str(dtype).removeprefix("torch."),
-        "resolution": generator.resolution,
-        "width": generator.width,
-        "faces": sum(losses.shape[1] for losses in curves["paper"].losses),
         "paper_loss": paper,
-        "clip_loss": clip,
-        "peak_tflops": peak / 1e12,
-        "step_gflop": frozen / 1e9,
-        "step_gflop_plain": plain / 1e9,
+        "clip_loss": {str(at): loss for at, loss in clip.items()},
         "steps_to_paper_loss": fast["steps_to_paper_loss"],
-        "steps_to_clip_loss": boxed["steps_to_clip_loss"],
+        "steps_to_clip_loss": boxed["steps_to_clip_loss"][str(CLIP_STEPS[1])],
         "speedup_over_loop": own and ways["loop"]["ms_to_paper_loss"] / own,
         "speedup_over_batch": own and ways["batch"]["ms_to_paper_loss"] / own,
         "image_steps_per_s": fast["image_steps_per_s"],
         "share_of_peak": fast["share_of_peak"],
-        "memory_gb": _memory(device) / 1e9,
+        "roofline": {
+            "peak_tflops": peak / 1e12,
+            "bandwidth_gb_per_s": bandwidth / 1e9,
+            "step_gflop": frozen / 1e9,
+            "step_gflop_plain": plain / 1e9,
+            "step_mb": moved / 1e6,
+            "compute_floor_ms": 1000 * frozen / peak,
+            "memory_floor_ms": 1000 * moved / bandwidth,
+            "reached_ms": 1000 / fast["image_steps_per_s"],
+        },
         "ways": ways,
     }
 
 
-def step_flops(generator: Generator, *, plain: bool = False) -> float:
-    """Return the operations of one generator step of one image: G, and its gradient by z.
-
-    As the frozen form does them, or the plain one.
-    """
-    pixels, side = 0.0, generator.base
-    for i in range(2 * generator.levels):
-        upsamples = i > 0 and i % 2 == 0
-        side *= 2 if upsamples else 1
-        pixels += side**2 * (4 / 9 if upsamples and not plain else 1.0)
-    convolutions = 9 * generator.width * (generator.width * pixels + 3 * side**2)
-    stem = generator.latent_dim * generator.width * generator.base**2
-    return 2 * 2 * (convolutions + stem)
-
-
-def matrix_peak(device: torch.device, dtype: torch.dtype, side: int = 2048) -> float:
-    """Return the operations a second of a large matrix product: the median of ten."""
-    a = torch.randn(side, side, device=device, dtype=dtype)
-    times = []
-    for _ in range(12):
-        started = time.perf_counter()
-        a @ a
-        if device.type == "cuda":
-            torch.cuda.synchronize()
-        times.append(time.perf_counter() - started)
-    return 2 * side**3 / statistics.median(times[2:])
+def _recovered(generator: Generator, inverter: Inverter, batch: int, seed: int) -> float:
+    """Return the share of faces of G's own, z uniform in the box, whose z is found again."""
+    rows = range(4 * batch)
+    z = torch.from_numpy(uniform_latents(seed, rows, generator.latent_dim, stream="recovered"))
+    with torch.no_grad():
+        faces = [generator(part.to(inverter.generator.device)) for part in z.split(batch)]
+    found = [inverter(faces[i], rows[i * batch : (i + 1) * batch]).z for i in range(len(faces))]
+    rms = (torch.cat(found) - z).square().mean(1).sqrt()
+    return (rms < RECOVERED_RMS).float().mean().item()
 
 
 def train_surrogate(
     generator: Generator, settings: spec.Surrogate, seed: int = 0
 ) -> tuple[Surrogate, float]:
     """Return the surrogate of a generator, as a job's settings ask for, and the seconds it took."""
+    log.info("bench: learns %d of the generator's pictures", settings.pictures)
     started = time.perf_counter()
     frozen = FrozenGenerator(generator)
     z, drawn = draw_pictures(frozen, seed, settings.pictures)
@@ -245,41 +207,45 @@ def train_surrogate(
 
 def table(result: dict[str, Any]) -> str:
     """Return what was measured as text."""
+    roof, clip = result["roofline"], result["clip_loss"]
+    clip_losses = ", ".join(f"{loss:.4f} after {steps}" for steps, loss in clip.items())
     lines = [
-        f"{result['device']}, {result['threads']} threads, {result['dtype']}; matrix product "
-        f"{result['peak_tflops']:.3f} TFLOP/s; {result['faces']} faces of {result['resolution']} "
-        f"px; a step {result['step_gflop']:.3f} GFLOP ({result['step_gflop_plain']:.3f} plain)",
-        f"paper's loss after {PAPER_STEPS} steps {result['paper_loss']:.4f}; "
-        f"clip's after {CLIP_STEPS} {result['clip_loss']:.4f}",
+        f"{result['device']}, {result['threads']} threads, {result['precision']}; "
+        f"{result['faces']} faces of {result['resolution']} px, {result['batch']} together",
+        f"paper's loss {result['paper_loss']:.4f} after {PAPER_STEPS} steps; clip's {clip_losses}",
         "",
-        f"{'way':12} {'to paper':>9} {'to clip':>8} {'ms/face':>9} {'steps/s':>9} {'of peak':>8}"
+        f"{'way':12}{'to paper':>9}{'to clip':>14}{'ms/face':>10}{'steps/s':>9}{'of peak':>9}"
         + "".join(f"{f'at {step}':>8}" for step in MARKS)
-        + f"{'end':>8} {'outside':>8}",
+        + f"{'end':>8}{'outside':>9}",
     ]
     for name, way in result["ways"].items():
-        end = way["curve"][-1] if way["curve"] else None
+        to_clip = (way["steps_to_clip_loss"] or {}).values()
         lines.append(
-            f"{name:12} {_show(way['steps_to_paper_loss'], '9')} "
-            f"{_show(way['steps_to_clip_loss'], '8')} {_show(way['ms_to_paper_loss'], '9.1f')} "
-            f"{way['image_steps_per_s']:9.1f} {way['share_of_peak']:8.1%}"
-            + "".join(_show(way["loss"].get(str(step)), "8.4f") for step in MARKS)
-            + f"{_show(end, '8.4f')} {way['outside']:8.1%}"
+            f"{name:12}{_show(way['steps_to_paper_loss'], 9)}"
+            f"{'/'.join(_show(steps) for steps in to_clip) or '-':>14}"
+            f"{_show(way['ms_to_paper_loss'], 10, '.1f')}{way['image_steps_per_s']:9.1f}"
+            f"{way['share_of_peak']:9.1%}"
+            + "".join(_show(way["loss"].get(str(step)), 8, ".4f") for step in MARKS)
+            + _show(way["curve"][-1] if way["curve"] else None, 8, ".4f")
+            + _show(way["outside"], 9, ".1%")
         )
     lines += [
         "",
-        f"fast, free, to the paper's loss: {_show(result['speedup_over_loop'], '.0f')} times the "
-        f"loop, {_show(result['speedup_over_batch'], '.0f')} times the batch "
+        f"fast, free, to the paper's loss: {_show(result['speedup_over_loop'], 0, '.0f')} times "
+        f"the loop, {_show(result['speedup_over_batch'], 0, '.0f')} times the batch "
         f"(surrogate made in {result['surrogate_s']:.0f} s; {result['memory_gb']:.1f} GB for all)",
+        f"a step: {roof['step_gflop']:.3f} GFLOP ({roof['step_gflop_plain']:.3f} plain) at "
+        f"{roof['peak_tflops']:.3f} TFLOP/s of a matrix product is {roof['compute_floor_ms']:.2f} "
+        f"ms, {roof['step_mb']:.1f} MB at {roof['bandwidth_gb_per_s']:.1f} GB/s of a copy "
+        f"{roof['memory_floor_ms']:.2f} ms; reached {roof['reached_ms']:.2f} ms",
+        f"G's own faces in the box: {result['recovered']:.1%} have their z found again, within "
+        f"{RECOVERED_RMS} rms",
     ]
     return "\n".join(lines)
 
 
-def _show(value: float | None, form: str) -> str:
-    return "-".rjust(int(form.partition(".")[0] or 1)) if value is None else format(value, form)
-
-
-def _describe(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
+def _show(value: float | None, width: int = 0, form: str = "") -> str:
+    return ("-" if value is None else format(value, form)).rjust(width)
 
 
 def _memory(device: torch.device) -> int:

@@ -20,6 +20,7 @@ from distfacegan.sources import open_source
 log = logging.getLogger(__name__)
 
 RESOLUTION, WIDTH, LEVELS = 32, 16, 2  # of the generator that is trained here
+SURROGATE_STEPS = 2500  # of its surrogate: enough for one so small
 TRAINING_FACES, TRAINING_STEPS, TRAINING_BATCH = 400, 500, 16
 
 

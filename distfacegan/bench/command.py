@@ -1,0 +1,44 @@
+"""What `distfacegan bench` does: prepares, measures, prints, writes."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from distfacegan import weights
+from distfacegan.bench import figure, subjects
+from distfacegan.bench import invert as bench
+from distfacegan.errors import DistfaceganError
+from distfacegan.spec import Surrogate
+from distfacegan.store import files
+
+
+def invert(options: argparse.Namespace) -> None:
+    """Compare the ways of inverting; raises DistfaceganError, before any work, for bad options."""
+    for path in (options.json, options.figure):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise DistfaceganError(f"{path}: there is no folder {path.parent} to write into")
+    if options.figure is not None:
+        figure.check(options.figure)
+    if options.generator is None:
+        generator = subjects.generator()
+    else:
+        generator = weights.load_generator(options.generator)
+    generator.to("cuda" if torch.cuda.is_available() else "cpu")
+    faces = subjects.faces(options.photos, options.faces, generator.resolution)
+    learns = Surrogate() if options.generator else Surrogate(steps=subjects.SURROGATE_STEPS)
+    surrogate, seconds = bench.train_surrogate(generator, learns)
+    result = bench.measure(
+        generator,
+        faces.to(generator.stem.weight.device),
+        surrogate=surrogate,
+        precision=options.precision,
+        batch=options.batch,
+    )
+    result["surrogate_s"] = seconds
+    print(bench.table(result))
+    if options.json is not None:
+        files.write_json(options.json, result)
+    if options.figure is not None:
+        figure.draw(result, options.figure)
