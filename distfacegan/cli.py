@@ -106,6 +106,13 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     add("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
     invert.set_defaults(command=_bench_invert)
 
+    text = "invert a store of faces in a job of its own, and compare its rate with the bare core's"
+    stage = benches.add_parser("stage", help=text, description=text)
+    stage.add_argument("--rows", type=_positive, default=20_000, help="how many faces (20000)")
+    stage.add_argument("--workers", type=_positive, default=1, help="Ray workers (1)")
+    stage.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    stage.set_defaults(command=_bench_stage)
+
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
@@ -183,6 +190,13 @@ def _bench_invert(options: argparse.Namespace) -> int:
     from distfacegan.bench import command
 
     command.invert(options)
+    return 0
+
+
+def _bench_stage(options: argparse.Namespace) -> int:
+    from distfacegan.bench import command
+
+    command.stage(options)
     return 0
 
 

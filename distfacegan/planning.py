@@ -18,7 +18,7 @@ CELEBA_PHOTOS = 202_599
 INVERSION_FLOPS = 2.6e14
 TRAINING_FLOPS = 0.8e14
 JPEG_BITS_PER_PIXEL = 3.0  # of a face at quality 95
-Lines = list[str]
+LEAST_GPU_HOURS = 0.01  # that are worth a line
 
 
 def describe(spec: JobSpec, path: Path) -> str:
@@ -29,28 +29,21 @@ def describe(spec: JobSpec, path: Path) -> str:
     rows, source = _photos(spec)
     lines = [f"{path}: job {spec.name}, run directory {spec.run}"]
     run = RunDirectory(spec.run)
+    misfits = {stage: _misfit(spec, stage) for stage in spec.stages}
     for stage in spec.stages:
-        state = " (done)" if run.finished(stage) and not _misfit(spec, stage) else ""
+        state = " (done)" if run.finished(stage) and not misfits[stage] else ""
         work = _WORK[stage](spec, rows) if stage in _WORK else "a page and its numbers"
         lines.append(f"  {stage:<10} {work}{state}")
     lines.append(f"  photos     {source}")
-    lines += [f"  warning: {warning}" for warning in _what_is_missing(spec)]
+    warnings = [f"{stage}: {misfit}" for stage, misfit in misfits.items() if misfit]
+    lines += [f"  warning: `run` would stop here: {warning}" for warning in warnings]
     hours = _gpu_hours(spec, rows)
-    if hours > 0.01:
+    if hours > LEAST_GPU_HOURS:
         lines.append(
             f"  GPUs       ~{hours:.2g} GPU hours of an H200 in all (estimated from the number of "
             "operations, not measured)"
         )
     return "\n".join(lines)
-
-
-def _what_is_missing(spec: JobSpec) -> Lines:
-    """Return what `run` would stop at, were it started here and now: data and weights."""
-    warnings = []
-    for stage in spec.stages:
-        if error := _misfit(spec, stage):
-            warnings.append(f"`run` would stop here: {stage}: {error}")
-    return list(dict.fromkeys(warnings))
 
 
 def _misfit(spec: JobSpec, stage: str) -> str | None:
@@ -150,7 +143,8 @@ def _gpu_hours(spec: JobSpec, rows: int | None) -> float:
     d = _conv_flops(Discriminator(**_shape(section)), section)
     seconds = section.steps * section.batch * 3 * (g + 2 * d) / TRAINING_FLOPS
     if spec.invert is not None and rows:
-        seconds += rows * (spec.invert.steps or 0) * 2 * g / INVERSION_FLOPS
+        assert spec.invert.steps is not None  # a spec fills it in, by its recipe
+        seconds += rows * spec.invert.steps * 2 * g / INVERSION_FLOPS
     return seconds / 3600
 
 

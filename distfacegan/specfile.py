@@ -98,9 +98,8 @@ def _explain(path: Path, error: ValidationError) -> str:
     for mistake in error.errors():
         location, kind = list(mistake["loc"]), None
         if location[:2] == ["ingest", "source"] and len(location) > 2:
-            kind = str(
-                location.pop(2)
-            )  # pydantic puts it between the fields: nobody wrote it there
+            # Pydantic puts it between the fields: nobody wrote it there.
+            kind = str(location.pop(2))
         field = ".".join(map(str, location)) or "spec"
         lines.append(f"  {field}: {_describe(mistake, location, kind)}")
     return "\n".join(lines)

@@ -183,13 +183,7 @@ def test_missing_weights_of_the_detector_stop_before_the_run(tmp_path, monkeypat
 def inverter(run, generator, name="latents.zarr", batch=5, retry=None, **search):
     photos = latents.open_group(run.latents, "photos")
     store = run.root / name
-    latents.create_group(
-        store,
-        "latents",
-        num_rows=latents.num_rows(photos),
-        shard_rows=latents.shard_rows(photos),
-        Z=6,
-    )
+    latents.create_group_of(photos, store, "latents", Z=6)
     markers = run.root / f"{name}-markers"
     worker = InvertWorker(
         run.latents,

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from distfacegan.core import picture
 from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.networks import Generator
@@ -47,11 +48,13 @@ def test_a_picture_is_made_of_means():
     assert pool(images)[0, 0] == (0 + 1 + 32 + 33) / 4
 
 
-def test_the_curvature_is_worked_out_by_hand():
+def test_the_curvature_is_worked_out_by_hand(monkeypatch):
     jacobian = torch.tensor([[1.0, 0.0], [2.0, 4.0]])  # of two latents, two numbers of a picture
-    found = gauss_newton(jacobian, torch.tensor([[0.5, -1.5]]), epsilon=0.5)
+    monkeypatch.setattr(picture, "ROUNDING", 0.5)  # epsilon is 0.5 * (0.5 + 1.5) / 2 = 0.5
+    found = gauss_newton(jacobian, torch.tensor([[0.5, -1.5]]))
     # Weights 1 / (0.5 + 0.5) = 1 and 1 / (1.5 + 0.5) = 0.5, and a mean of two numbers.
-    assert found.tolist() == [[[0.5, 1.0], [1.0, (4.0 + 0.5 * 16) / 2]]]
+    expected = torch.tensor([[[0.5, 1.0], [1.0, (4.0 + 0.5 * 16) / 2]]])
+    torch.testing.assert_close(found, expected)
 
 
 def test_the_linearisation_is_the_derivative_and_meets_the_picture_it_is_shown(generator):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 import torch
 
 from distfacegan import weights
 from distfacegan.bench import figure, subjects
 from distfacegan.bench import invert as bench
+from distfacegan.bench import stage as bench_stage
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import Surrogate
 from distfacegan.store import files
@@ -16,9 +18,7 @@ from distfacegan.store import files
 
 def invert(options: argparse.Namespace) -> None:
     """Compare the ways of inverting; raises DistfaceganError, before any work, for bad options."""
-    for path in (options.json, options.figure):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise DistfaceganError(f"{path}: there is no folder {path.parent} to write into")
+    _check_folder(options.json, options.figure)
     if options.figure is not None:
         figure.check(options.figure)
     if options.generator is None:
@@ -42,3 +42,18 @@ def invert(options: argparse.Namespace) -> None:
         files.write_json(options.json, result)
     if options.figure is not None:
         figure.draw(result, options.figure)
+
+
+def stage(options: argparse.Namespace) -> None:
+    """Compare the invert stage with its core; raises DistfaceganError for bad options."""
+    _check_folder(options.json)
+    result = bench_stage.measure(options.rows, options.workers)
+    print(bench_stage.table(result))
+    if options.json is not None:
+        files.write_json(options.json, result)
+
+
+def _check_folder(*paths: Path | None) -> None:
+    for path in paths:
+        if path is not None and not path.absolute().parent.is_dir():
+            raise DistfaceganError(f"{path}: there is no folder {path.parent} to write into")

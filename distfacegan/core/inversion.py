@@ -14,7 +14,7 @@ from torch import Tensor
 from distfacegan.core import quasi_newton
 from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.networks import Generator
-from distfacegan.core.picture import EPSILON, Linearisation, gauss_newton, pool
+from distfacegan.core.picture import Linearisation, gauss_newton, pool
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.core.surrogate import Surrogate
 from distfacegan.errors import CheckpointError
@@ -26,7 +26,6 @@ from distfacegan.errors import CheckpointError
 RECIPES = {"paper": 500, "clip": 500, "bfgs": 20, "fast": 12}
 # The settings of an Inverter that decide what it finds, beside its surrogate.
 SEARCH_SETTINGS = ("seed", "recipe", "steps", "target_loss", "radius", "learning_rate", "precision")
-REBASED = 8  # steps, which lead far, after which "fast" makes the Hessian anew
 START_NOISE = 0.5  # that other starts add to the first guess, uniform in [-0.5, 0.5]
 CHECK_EVERY = 4  # steps after which a batch with a target loss may stop
 
@@ -182,7 +181,7 @@ class Inverter:
         target, picture = pool(faces), pool(images).to(z.dtype)  # of the face, of G at the best z
 
         def curvature(z: Tensor) -> Tensor:
-            return gauss_newton(model.jacobian_at(z, picture), target - picture, EPSILON)
+            return gauss_newton(model.jacobian_at(z, picture), target - picture)
 
         def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
             nonlocal images
@@ -194,7 +193,7 @@ class Inverter:
         for step in range(2, steps + 1):
             state = quasi_newton.advance(state, evaluate, step=step, radius=self.radius)
             yield Inversion(state.z, state.loss, state.steps)
-            if self.recipe == "fast" and step <= REBASED:
+            if self.recipe == "fast":  # the surrogate knows the curvature here too
                 improved = (state.steps == step)[:, None]
                 picture = torch.where(improved, pool(images).to(z.dtype), picture)
                 state = quasi_newton.rebase(state, curvature(state.z))

@@ -11,7 +11,7 @@ from distfacegan.core import quasi_newton
 from distfacegan.core.frozen import FrozenGenerator
 
 SIDE = 16  # pixels of a picture
-EPSILON = 0.03  # of pixels in [-1, 1]: what rounds off |.| at zero
+ROUNDING = 0.2  # of |.| at zero, in units of the mean |r|: so it vanishes with the error
 STEP = 0.05  # of the central differences
 
 
@@ -20,13 +20,20 @@ def pool(images: Tensor) -> Tensor:
     return F.adaptive_avg_pool2d(images, min(SIDE, images.shape[-1])).flatten(1)
 
 
-def gauss_newton(jacobian: Tensor, residual: Tensor, epsilon: float) -> Tensor:
+def gauss_newton(jacobian: Tensor, residual: Tensor) -> Tensor:
     """Return J diag(1 / (|r| + epsilon)) J^T / P: the curvature of mean |r| as if r were far off 0.
 
     J is [B, Z, P] or [Z, P], r [B, P]; the result is [B, Z, Z].
     """
-    weighted = jacobian / (residual.abs() + epsilon)[:, None, :]
+    weighted = jacobian * weights(residual)[:, None, :]
     return weighted @ jacobian.transpose(-1, -2) / residual.shape[1]
+
+
+def weights(residual: Tensor) -> Tensor:
+    """Return 1 / (|r| + epsilon) for residuals [B, P], epsilon a share of their mean."""
+    size = residual.abs()
+    epsilon = ROUNDING * size.mean(1, keepdim=True) + torch.finfo(size.dtype).eps
+    return 1 / (size + epsilon)
 
 
 class Linearisation:
@@ -45,9 +52,8 @@ class Linearisation:
     def solve(self, target: Tensor, radius: float) -> Tensor:
         """Return the z [B, Z] in a box whose pictures come closest to `target` [B, P]."""
         residual = target - self.picture
-        hessian = gauss_newton(self.jacobian, residual, EPSILON)
-        weighted = residual / (residual.abs() + EPSILON)
-        gradient = -weighted @ self.jacobian.T / residual.shape[1]
+        hessian = gauss_newton(self.jacobian, residual)
+        gradient = -(residual * weights(residual)) @ self.jacobian.T / residual.shape[1]
         bound = torch.full_like(gradient, radius)
         return quasi_newton.box_solve(quasi_newton.damped(hessian), gradient, -bound, bound)
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 POWELL = 0.2  # least curvature along a step, as a share of the model's
+HISTORY = 20  # steps that a new Hessian is told of
 DAMPING = 3e-3  # of the Hessian's diagonal, in units of its mean
 REACH_START, REACH_MIN, REACH_MAX = 0.4, 5e-3, 1.0  # of a step, in each unknown
 # Of the box solver, whose minima are then exact to 1e-4, for most problems to 1e-6 (Z = 64).
@@ -56,16 +57,17 @@ def advance(
     *,
     step: int,
     radius: float | None = None,
+    interior_steps: int = INTERIOR_STEPS,
 ) -> State:
     """Take step number `step` of every problem: one evaluation. No device sync.
 
     `evaluate` maps z [B, Z] to losses [B] and gradients [B, Z]. `radius` bounds z to the box
-    [-radius, radius]^Z.
+    [-radius, radius]^Z. Fewer `interior_steps` solve the step's own problem less exactly.
     """
     hessian, gradient, reach = state.hessian, state.gradient, state.reach[:, None]
     bound = torch.inf if radius is None else radius
     low, high = torch.maximum(-bound - state.z, -reach), torch.minimum(bound - state.z, reach)
-    d = box_solve(damped(hessian), gradient, low, high)
+    d = box_solve(damped(hessian), gradient, low, high, interior_steps)
     z = (state.z + d).clamp(-bound, bound)
     d = z - state.z  # as rounded
     loss, gradient = evaluate(z)
@@ -87,12 +89,12 @@ def advance(
         hessian=bfgs_update(hessian, seen, change),
         reach=(state.reach * factor).clamp(REACH_MIN, REACH_MAX),
         steps=torch.where(improved, step, state.steps),
-        history=(*state.history, (seen, change)),
+        history=(*state.history, (seen, change))[-HISTORY:],
     )
 
 
 def rebase(state: State, hessian: Tensor) -> State:
-    """Return the state with Hessians [B, Z, Z] that are told all that was seen before."""
+    """Return the state with Hessians [B, Z, Z] that are told what the last steps have seen."""
     for d, change in state.history:
         hessian = bfgs_update(hessian, d, change)
     return dataclasses.replace(state, hessian=hessian)
@@ -117,7 +119,9 @@ def bfgs_update(hessian: Tensor, d: Tensor, change: Tensor) -> Tensor:
     )
 
 
-def box_solve(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> Tensor:
+def box_solve(
+    hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor, steps: int = INTERIOR_STEPS
+) -> Tensor:
     """Minimise g.d + d.H.d / 2 subject to low < high, low <= d <= high, [B, Z] but H [B, Z, Z].
 
     Mehrotra's predictor-corrector method (Nocedal and Wright, algorithm 16.4, for bounds): two
@@ -130,7 +134,7 @@ def box_solve(hessian: Tensor, gradient: Tensor, low: Tensor, high: Tensor) -> T
     slope = gradient + product(hessian, d)
     mu = FORCE * slope.abs().mean(1, keepdim=True) * width.mean(1, keepdim=True) + tiny(d)
     up, down = slope.clamp_min(0) + mu / below, (-slope).clamp_min(0) + mu / above  # multipliers
-    for _ in range(INTERIOR_STEPS):
+    for _ in range(steps):
         factor, _ = torch.linalg.cholesky_ex(hessian + torch.diag_embed(up / below + down / above))
         mu = _complementarity(below, up, above, down)
 

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from distfacegan.core import quasi_newton
 from distfacegan.core.frozen import FrozenGenerator
-from distfacegan.core.picture import EPSILON, Linearisation, gauss_newton, pool
+from distfacegan.core.picture import Linearisation, gauss_newton, pool
 from distfacegan.core.seeding import permutation, uniform_latents
 
 AMPLITUDES = (0.6, 2.0)  # of the latents learnt from: photos need some beyond the prior's box
 LINEAR_SHARE = 0.7  # of G's derivative at 0, at which the linear part starts
-SEARCH_STEPS = 30  # on the surrogate, to find a start
+SEARCH_STEPS, SEARCH_INTERIOR_STEPS = 30, 3  # on the surrogate, to find a start
 BATCH = 256
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
 
@@ -65,10 +65,12 @@ class Surrogate(nn.Module):
 
         with torch.no_grad():
             residual = target - self(z)
-        hessian = gauss_newton(self.jacobian_at(z), residual, EPSILON)
+        hessian = gauss_newton(self.jacobian_at(z), residual)
         state = quasi_newton.begin(z, *evaluate(z), hessian)
         for step in range(2, SEARCH_STEPS + 1):
-            state = quasi_newton.advance(state, evaluate, step=step, radius=radius)
+            state = quasi_newton.advance(
+                state, evaluate, step=step, radius=radius, interior_steps=SEARCH_INTERIOR_STEPS
+            )
         return state.z
 
     @classmethod

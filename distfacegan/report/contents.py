@@ -26,10 +26,11 @@ from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
 from distfacegan.store import dataset, files, latents, metrics, shards
+from distfacegan.store.run_directory import STAGES as ALL_STAGES
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
-STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize")
+STAGES = ALL_STAGES[:-1]  # those whose work is shown
 NUM_FACES = 256  # generated and real ones, for the diversity
 SAMPLED_SHARDS = 8  # rows to show are drawn from as many
 BATCH = 64

@@ -28,6 +28,7 @@ from distfacegan.store.shards import Shard, ShardStats, Status
 
 log = logging.getLogger(__name__)
 
+SAY_EVERY_S = 30
 FOUND = ("z", "loss", "steps")  # what the store keeps of an Inversion
 
 
@@ -151,13 +152,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     photos = latents.open_group(photos_run.latents, "photos")
     path = weights.generator_path(run, section.generator)
     generator, decided = weights.load_generator(path), settings(spec)
-    latents.create_group(
-        run.latents,
-        "latents",
-        num_rows=latents.num_rows(photos),
-        shard_rows=latents.shard_rows(photos),
-        Z=generator.latent_dim,
-    )
+    latents.create_group_of(photos, run.latents, "latents", Z=generator.latent_dim)
     return run_stage(
         run,
         "invert",
@@ -200,6 +195,8 @@ def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Path) -> Pat
         made = task.options(**resources).remote(
             run.surrogate, generator, made_of, device=cluster.device()
         )
+        while not ray.wait([made], timeout=SAY_EVERY_S)[0]:
+            log.info("invert: the surrogate %s", surrogate.progress(run.surrogate))
         try:
             ray.get(made)
         except ray.exceptions.RayTaskError as error:

@@ -124,12 +124,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     assert section is not None
     photos = latents.open_group(run.latents, "photos")
     plan = latents.plan(photos)
-    latents.create_group(
-        run.latents,
-        "landmarks",
-        num_rows=latents.num_rows(photos),
-        shard_rows=latents.shard_rows(photos),
-    )
+    latents.create_group_of(photos, run.latents, "landmarks")
     source = None
     if spec.ingest is not None:
         source = ingest.open_source_of(spec.ingest.source, spec.seed)

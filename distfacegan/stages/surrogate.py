@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.surrogate import SurrogateTraining, draw_pictures, unexplained
 from distfacegan.errors import DistfaceganError
 from distfacegan.store import networks
+
+log = logging.getLogger(__name__)
 
 HELD_OUT = 500  # pictures that measure what the surrogate knows
 CHECKPOINT_EVERY = 1000  # steps
@@ -52,10 +55,19 @@ def prepare(folder: Path, generator: Path, made_of: dict[str, Any], *, device: s
     while training.num_steps < training.steps:
         training.step()
         if training.num_steps % CHECKPOINT_EVERY == 0:
-            networks.save(partial, training.state(), made_of)
+            networks.save(partial, training.state(), {**made_of, "done": training.num_steps})
     share = unexplained(training.surrogate, z[:HELD_OUT], pictures[:HELD_OUT])
     finished = {"surrogate": training.surrogate.state_dict()}
     networks.save(folder, finished, {**made_of, "unexplained": share})
+
+
+def progress(folder: Path) -> str:
+    """Say how far an unfinished surrogate is."""
+    drawn, partial = _drafts(folder)
+    if not drawn.exists():
+        return "draws pictures"
+    done = networks.read_meta(partial)["done"] if partial.exists() else 0
+    return f"has trained {done} steps or more"
 
 
 def discard_drafts(folder: Path) -> None:
@@ -73,8 +85,8 @@ def _load(folder: Path, made_of: dict[str, Any], *names: str) -> dict[str, Any] 
     try:
         if _is_of(folder, made_of):
             return {name: networks.load(folder, name) for name in names}
-    except DistfaceganError:
-        pass  # made again
+    except DistfaceganError as error:
+        log.warning("%s; made again", error)
     return None
 
 

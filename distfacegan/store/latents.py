@@ -84,6 +84,12 @@ def create_group(
     return open_group(store, name)
 
 
+def create_group_of(photos: zarr.Group, store: Path, name: str, **lengths: int) -> zarr.Group:
+    """Create a group with the rows and shards of the group `photos`, as `create_group` does."""
+    rows, of_shard = num_rows(photos), shard_rows(photos)
+    return create_group(store, name, num_rows=rows, shard_rows=of_shard, **lengths)
+
+
 def open_group(store: Path, name: str) -> zarr.Group:
     """Open group `name` for reading and writing; raises RunDirectoryError if it is not there."""
     try:

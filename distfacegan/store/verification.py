@@ -88,8 +88,10 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
             [f"{run.latents / name} is not what it should be; to be done again", *wrong]
         )
         return
+    markers, findings = _checked_markers(run, stage, plan)
+    yield from findings
     damaged = set()
-    for shard, marker in _checked_markers(run, stage, plan):
+    for shard, marker in markers:
         damage = list(_shard_damage(group, shard, marker))
         if damage:
             damaged.add(shard.index)
@@ -115,8 +117,10 @@ def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
 
 def _verify_files(run: RunDirectory, stage: str, rows: int, shard_rows: int) -> Iterator[str]:
     plan = shards.split(rows, shard_rows)
+    markers, findings = _checked_markers(run, stage, plan)
+    yield from findings
     damaged = set()
-    for shard, marker in _checked_markers(run, stage, plan):
+    for shard, marker in markers:
         path = dataset.shard_path(run.synthetic, shard.index)
         if not path.exists():
             damage = "is missing"
@@ -132,18 +136,23 @@ def _verify_files(run: RunDirectory, stage: str, rows: int, shard_rows: int) -> 
 
 def _checked_markers(
     run: RunDirectory, stage: str, plan: list[Shard]
-) -> Iterator[tuple[Shard, ShardStats]]:
-    """Yield the shards that have a marker, and what it says; markers that say nonsense go."""
+) -> tuple[list[tuple[Shard, ShardStats]], list[str]]:
+    """Return the shards that have a marker and what it says, and a line for each that is damaged.
+
+    Damaged markers are deleted.
+    """
+    good, findings = [], []
     for path in sorted(run.markers(stage).glob("[0-9]*.json")):
         try:
             marker = ShardStats(**files.read_json(path))
             shard = plan[int(path.stem)]
-            if (marker.shard, marker.start, marker.stop) == (shard.index, shard.start, shard.stop):
-                yield shard, marker
-                continue
-        except (DistfaceganError, TypeError, IndexError):
-            pass
-        path.unlink()  # the shard is then missing, and found so
+            if (marker.shard, marker.start, marker.stop) != (shard.index, shard.start, shard.stop):
+                raise IndexError("it tells of other rows")
+            good.append((shard, marker))
+        except (DistfaceganError, TypeError, IndexError) as error:
+            path.unlink()
+            findings.append(f"{path} is damaged: {error}")
+    return good, findings
 
 
 def _missing(run: RunDirectory, stage: str, plan: list[Shard], damaged: set[int]) -> Iterator[str]:

@@ -1,0 +1,75 @@
+"""What only a GPU can show; skipped by name where there is none."""
+
+import copy
+
+import pytest
+import torch
+
+from distfacegan.core.frozen import FrozenGenerator
+from distfacegan.core.inversion import Inverter
+from distfacegan.core.networks import Generator
+from distfacegan.core.surrogate import SurrogateTraining, draw_pictures
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
+]
+
+
+@pytest.fixture(scope="module")
+def generator():
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return Generator(resolution=32, latent_dim=16, width=16, levels=3).cuda()
+
+
+@pytest.fixture(scope="module")
+def faces(generator):
+    z = torch.rand(64, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.no_grad():
+        return generator(z.cuda())
+
+
+@pytest.fixture(scope="module")
+def surrogate(generator):
+    frozen = FrozenGenerator(generator)
+    training = SurrogateTraining(
+        frozen, *draw_pictures(frozen, 0, 4096), seed=0, steps=300, width=64
+    )
+    while training.num_steps < training.steps:
+        training.step()
+    return training.surrogate
+
+
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
+def test_no_step_waits_for_the_gpu(generator, faces, surrogate, recipe):
+    invert = Inverter(generator, recipe=recipe, steps=12, surrogate=surrogate)
+    steps = invert.iterate(faces, range(64))
+    next(steps)  # what is made on first use may wait
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for found in steps:
+            last = found
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(last.loss).all()
+
+
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
+def test_it_finds_what_a_cpu_finds(generator, faces, surrogate, recipe):
+    settings = {"recipe": recipe, "steps": 20, "surrogate": surrogate}
+    there = Inverter(generator, **settings)(faces, range(64))
+    here = Inverter(copy.deepcopy(generator).cpu(), **settings)(faces.cpu(), range(64))
+    assert there.loss.mean() < 1.02 * here.loss.mean() + 1e-4
+
+
+@pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
+def test_bf16_loses_little(generator, faces, surrogate, recipe):
+    exact, rounded = (
+        Inverter(generator, recipe=recipe, surrogate=surrogate, precision=precision)
+        for precision in ("fp32", "auto")
+    )
+    assert rounded.generator.dtype == torch.bfloat16
+    shifted = faces.roll(1, 0) * 0.5  # faces that G cannot make
+    loss = rounded(shifted, range(64)).loss.mean()
+    assert loss < 1.01 * exact(shifted, range(64)).loss.mean()
