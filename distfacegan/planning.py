@@ -9,7 +9,7 @@ from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, SourceError
 from distfacegan.pipeline import MODULES
 from distfacegan.sources import open_source
-from distfacegan.spec import Began, CelebASource, JobSpec, ProceduralSource
+from distfacegan.spec import Began, CelebASource, Invert, JobSpec, ProceduralSource
 from distfacegan.store.run_directory import RunDirectory
 
 CELEBA_PHOTOS = 202_599
@@ -109,7 +109,10 @@ def _invert(spec: JobSpec, rows: int | None) -> str:
     section = spec.invert
     assert section is not None
     dim = spec.began.latent_dim if spec.began else 64
-    return f"{_rows(rows, _shard_rows(spec), dim * 4)}, {section.recipe}, {section.steps} steps"
+    retry = section.retry
+    again = f", the worst {retry.worst:.3g} from {retry.starts} starts" if retry else ""
+    work = f"{section.recipe}, {section.steps} steps{again}"
+    return f"{_rows(rows, _shard_rows(spec), dim * 4)}, {work}"
 
 
 def _lgen(spec: JobSpec, rows: int | None) -> str:
@@ -143,9 +146,18 @@ def _gpu_hours(spec: JobSpec, rows: int | None) -> float:
     d = _conv_flops(Discriminator(**_shape(section)), section)
     seconds = section.steps * section.batch * 3 * (g + 2 * d) / TRAINING_FLOPS
     if spec.invert is not None and rows:
-        assert spec.invert.steps is not None  # a spec fills it in, by its recipe
-        seconds += rows * spec.invert.steps * 2 * g / INVERSION_FLOPS
+        seconds += rows * _inversion_steps(spec.invert) * 2 * g / INVERSION_FLOPS
     return seconds / 3600
+
+
+def _inversion_steps(section: Invert) -> float:
+    """Return the generator steps of one row, in the mean."""
+    assert section.steps is not None  # a spec fills them in
+    retry = section.retry
+    if retry is None:
+        return section.steps
+    assert retry.steps is not None
+    return section.steps + retry.worst * retry.starts * retry.steps
 
 
 def _conv_flops(network: Generator | Discriminator, section: Began) -> float:

@@ -187,13 +187,20 @@ class Retry(Section):
         float,
         BeforeValidator(_of_percent),
         Field(gt=0, le=1),
-        WithJsonSchema({"type": ["number", "string"], "pattern": "^[0-9.]+%$"}),
+        WithJsonSchema(
+            {
+                "type": ["number", "string"],
+                "exclusiveMinimum": 0,
+                "maximum": 1,
+                "pattern": "^[0-9.]+%$",
+            }
+        ),
     ] = 0.02
     """The rows of every shard that are searched again: a share, like 0.02, or 2%."""
     starts: PositiveInt = 3
-    """Starts to search from: the recipe's own, and others at random distances from there."""
-    steps: PositiveInt = 40
-    """Generator steps from each start."""
+    """Starts to search from: the recipe's own if that now leads further, and random others."""
+    steps: PositiveInt | None = None
+    """Generator steps from each start; default: twice those of the first search."""
 
 
 class Invert(Section):
@@ -205,11 +212,12 @@ class Invert(Section):
     steps: PositiveInt | None = None
     """Generator steps for each face; default: 500 for paper and clip, 20 for bfgs, 12 for fast."""
     target_loss: PositiveFloat | None = None
-    """A face is done at this error already; a batch ends when all its faces are."""
+    """A face is done at this error already, as `precision` sees it; a batch, when all are."""
     retry: Retry | None = None
     """What is done for the worst rows; nothing by default."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """In which G computes; losses are of fp32 in any case. auto: bf16 on GPUs, fp32 on CPUs."""
+    """In which G computes; losses are of fp32 in any case. auto: bf16 on GPUs, fp32 on CPUs,
+    wherever the stage began."""
     radius: PositiveFloat | None = 1.0
     """Latents stay within [-radius, radius]: 1 is the prior, null no bound. Not for paper."""
     learning_rate: PositiveFloat = 0.1
@@ -233,6 +241,9 @@ class Invert(Section):
         filled, recipe = dict(section), section.get("recipe", "fast")
         if filled.get("steps") is None and recipe in RECIPES:
             filled["steps"] = RECIPES[recipe]
+        retry = filled.get("retry")
+        if isinstance(retry, dict) and retry.get("steps") is None and filled.get("steps"):
+            filled["retry"] = {**retry, "steps": 2 * filled["steps"]}
         if recipe == "paper":
             if filled.get("radius") is not None:
                 raise ValueError("recipe paper has no bound: leave radius out, or take recipe clip")

@@ -1,13 +1,25 @@
 """The benchmark counts what it says, and runs."""
 
+import json
+import re
+
 import pytest
 import torch
 
 from distfacegan import cli, spec
-from distfacegan.bench import figure, invert
+from distfacegan.bench import command, figure, invert
 from distfacegan.bench.curves import Curve
 from distfacegan.bench.roofline import step_bytes, step_flops
 from distfacegan.core.networks import Generator
+from distfacegan.store import networks
+
+
+def shorten(monkeypatch):
+    """Let every way take a few steps only."""
+    steps = {"paper": 6, "clip": 6, "bfgs": 4, "fast": 4}
+    lengths = {"PAPER_STEPS": 6, "CLIP_STEPS": (2, 4, 6), "LBFGS_STEPS": 5, "TIMED_STEPS": 3}
+    for name, value in {"STEPS": steps, **lengths}.items():
+        monkeypatch.setattr(invert, name, value)
 
 
 def test_operations_are_counted_by_hand():
@@ -49,16 +61,12 @@ def test_a_curve_is_the_mean_of_unequal_chunks():
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_way_is_measured(monkeypatch, tmp_path, precision):
-    steps = {"paper": 6, "clip": 6, "bfgs": 4, "fast": 4}
-    lengths = {"PAPER_STEPS": 6, "CLIP_STEPS": (2, 4, 6), "LBFGS_STEPS": 5, "TIMED_STEPS": 3}
-    for name, value in {"STEPS": steps, **lengths}.items():
-        monkeypatch.setattr(invert, name, value)
+    shorten(monkeypatch)
     torch.manual_seed(0)
     generator = Generator(resolution=16, latent_dim=5, width=4, levels=2)
     settings = spec.Surrogate(pictures=1000, steps=20, width=16)
-    surrogate, seconds = invert.train_surrogate(generator, settings)
     faces = torch.rand(3, 3, 16, 16) * 2 - 1
-    result = invert.measure(generator, faces, surrogate=surrogate, batch=2, precision=precision)
+    result = invert.measure(generator, faces, learns=settings, batch=2, precision=precision)
     assert len(result["ways"]) == 9
     assert result["faces"] == 3
     assert all(0 < way["share_of_peak"] < 1 for way in result["ways"].values())
@@ -67,7 +75,6 @@ def test_every_way_is_measured(monkeypatch, tmp_path, precision):
     assert result["steps_to_clip_loss"] == result["ways"]["fast, box"]["steps_to_clip_loss"]["4"]
     assert result["roofline"]["compute_floor_ms"] < result["roofline"]["reached_ms"]
     assert 0 <= result["recovered"] <= 1
-    result["surrogate_s"] = seconds
     assert "L-BFGS" in invert.table(result)
     figure.draw(result, tmp_path / "a.png")
     assert (tmp_path / "a.png").stat().st_size > 1000
@@ -90,3 +97,27 @@ def test_bad_options_are_refused_before_any_work(options, words, capsys, monkeyp
         code = stopped.code
     assert code == 2
     assert words in capsys.readouterr().err
+
+
+def test_a_comparison_is_printed_and_written(monkeypatch, capsys, tmp_path):
+    path = tmp_path / "generator.safetensors"
+    generator = Generator(resolution=16, latent_dim=5, width=4, levels=2)
+    networks.save(tmp_path / "generator", {"generator": generator.state_dict()}, {})
+    (tmp_path / "generator" / "generator.safetensors").rename(path)
+    shorten(monkeypatch)
+    monkeypatch.setattr(command, "Surrogate", lambda: spec.Surrogate(pictures=1000, steps=5))
+    options = ["--generator", str(path), "--faces", "2", "--json", str(tmp_path / "a.json")]
+    assert cli.main(["bench", "invert", *options]) == 0
+    assert "times the loop" in capsys.readouterr().out
+    written = json.loads((tmp_path / "a.json").read_text())
+    assert {"steps_to_paper_loss", "steps_to_clip_loss", "speedup_over_loop"} <= set(written)
+    assert {"speedup_over_batch", "image_steps_per_s", "share_of_peak"} <= set(written)
+
+
+@pytest.mark.ray
+def test_the_stage_is_held_against_its_core(ray_cluster, capsys):
+    assert cli.main(["bench", "stage", "--rows", "600"]) == 0
+    share = float(
+        re.search(r"faces/s, ([0-9.]+)% of as many bare cores", capsys.readouterr().out)[1]
+    )
+    assert 10 < share < 200

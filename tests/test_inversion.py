@@ -142,14 +142,14 @@ def test_a_batch_stops_when_all_its_faces_have_reached_their_target(generator):
 def test_other_starts_differ_by_the_row_alone_and_only_the_better_is_kept(generator, recipe):
     x = faces(4)
     inverts = inverter(generator, recipe=recipe, steps=6)
-    first, second = (inverts(x, range(4), start=start) for start in (0, 1))
+    first, second = (inverts(x, range(4), starts=start) for start in (0, 1))
     assert (first.z - second.z).abs().amax(1).min() > 1e-3
     assert second.z.abs().max() <= 1
-    alone = inverts(x[2:3], [2], start=1)
+    alone = inverts(x[2:3], [2], starts=[1])
     torch.testing.assert_close(alone.z[0], second.z[2])
     longer = inverts(x, range(4), steps=20)
     found = inverts.again(x, range(4), first, starts=2, steps=20)
-    best = torch.minimum(longer.loss, inverts(x, range(4), start=1, steps=20).loss)
+    best = torch.minimum(longer.loss, inverts(x, range(4), starts=1, steps=20).loss)
     torch.testing.assert_close(found.loss, torch.minimum(best, first.loss))
     again = reconstruction_error(x, generator(found.z.double())).detach()
     torch.testing.assert_close(again.float(), found.loss, rtol=1e-4, atol=1e-6)
@@ -244,6 +244,18 @@ def test_bfgs_counts_the_evaluation_that_found_the_latent(generator):
     torch.testing.assert_close(again.float(), ten.loss, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"precision": "bfloat16"}, "precision must be fp32 or bf16, found 'bfloat16'"),
+        ({"steps": 0}, "steps must be positive, found 0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(generator, settings, words):
+    with pytest.raises(ValueError, match=words):
+        Inverter(generator, recipe="clip", **settings)(faces(1), [0])
+
+
 def test_another_generators_surrogate_is_refused(generator):
     with torch.random.fork_rng():
         other = Surrogate(latent_dim=Z + 1, picture=192, width=8)
@@ -272,7 +284,9 @@ def test_no_device_sync_in_the_loop(generator, recipe):
         steps = list(inverts.iterate(faces(2), [0, 1]))
         assert syncs.found == []
         (steps[-1].loss < 1).all().item()
-    assert len(syncs.found) == 1
+        steps[-1].loss.cpu()
+        steps[-1].loss[steps[-1].loss < 1]
+    assert len(syncs.found) == 3
     assert syncs.seen > 100
 
 

@@ -167,3 +167,16 @@ def test_a_bad_override_says_how_to_write_one(tmp_path, override):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(SpecError, match=r"cannot read .*nothing\.yaml: No such file"):
         specfile.load(tmp_path / "nothing.yaml")
+
+
+@pytest.mark.parametrize(("worst", "share"), [("2%", 0.02), ("0.05", 0.05), ("100%", 1.0)])
+def test_the_rows_to_retry_are_a_share_or_a_percentage(tmp_path, worst, share):
+    text = GOOD + f"invert: {{recipe: bfgs, retry: {{worst: {worst}}}}}\n"
+    retry = specfile.load(write(tmp_path, text)).invert.retry
+    assert (retry.worst, retry.starts, retry.steps) == (share, 3, 40)
+
+
+@pytest.mark.parametrize("worst", ["0%", "101%", "2", "many", "x%"])
+def test_other_shares_are_refused(tmp_path, worst):
+    text = GOOD + f"invert: {{retry: {{worst: {worst}}}}}\n"
+    assert "invert.retry.worst" in explain(tmp_path, text)

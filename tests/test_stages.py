@@ -1,5 +1,6 @@
 """The stages' workers as plain classes: no Ray, one shard at a time."""
 
+import concurrent.futures
 import json
 import zipfile
 
@@ -223,9 +224,41 @@ def test_the_worst_rows_are_searched_again_and_the_gain_is_counted(faces, run, g
     sums = shards.totals(shards.read_markers(run.root / "b.zarr-markers"))["sums"]
     better = twice < once
     assert 0 < better.sum() == sums["improved"] <= sums["retried"] < np.isfinite(once).sum() / 2
-    assert sums["loss gained"] == pytest.approx((once - twice)[better].sum(), rel=1e-4)
+    assert sums["loss_gained"] == pytest.approx((once - twice)[better].sum(), rel=1e-4)
     assert np.nanmin(once[better]) > np.nanmedian(once)
     np.testing.assert_array_equal(twice[~better], once[~better])
+
+
+def test_two_threads_invert_what_one_does(faces, run, generator):
+    photos = ingest(faces, run, rows_of_shard=3)
+    one = latents.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "z")
+    store, markers = run.root / "b.zarr", run.root / "b-markers"
+    group = latents.create_group_of(photos, store, "latents", Z=6)
+    worker = InvertWorker(
+        run.latents,
+        store,
+        markers,
+        generator,
+        search={"seed": 2, "recipe": "bfgs", "steps": 15},
+        batch=5,
+    )
+    with concurrent.futures.ThreadPoolExecutor(2) as pool:
+        list(pool.map(worker.run, latents.plan(photos)))
+    assert shards.done(markers) == {0, 1, 2, 3}
+    np.testing.assert_array_equal(latents.read(group, "z"), one)
+
+
+def test_a_shard_without_a_face_has_nothing_to_search_for(run, generator, tmp_path):
+    black = tmp_path / "black"
+    black.mkdir()
+    for i in range(3):
+        cv2.imwrite(str(black / f"{i}.png"), np.zeros((64, 64, 3), np.uint8))
+    ingest(open_source("folder", path=black), run)
+    retry = {"worst": 0.5, "starts": 2, "steps": 3}
+    group = inverter(run, generator, retry=retry)
+    assert (latents.read(group, "status") == Status.NOTHING_UPSTREAM).all()
+    [marker] = shards.read_markers(run.root / "latents.zarr-markers")
+    assert marker.sums == {"retried": 0, "improved": 0, "loss_gained": 0.0}
 
 
 def test_an_exploding_generator_is_a_status_of_its_rows(faces, run, tmp_path):

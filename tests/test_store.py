@@ -1,5 +1,6 @@
 """What is on disk: files, shards, the latent store, checkpoints, the generated dataset."""
 
+import json
 import os
 import stat
 import subprocess
@@ -307,3 +308,21 @@ def test_verify_mends_a_damaged_record_and_names_what_else_is_wrong(tmp_path):
     assert [finding.partition(":")[0] for finding in findings] == ["ingest", "landmarks"]
     assert not run.record_path("landmarks").exists()
     assert verify(run) == []
+
+
+def test_sums_are_added_and_spelled(tmp_path):
+    plan = shards.split(4, 2)
+    for shard, sums in zip(
+        plan, ({"retried": 1, "loss_gained": 0.25}, {"retried": 2}), strict=True
+    ):
+        shards.mark_done(
+            tmp_path, shard, statuses={"ok": 2}, digests={}, started=time.time(), sums=sums
+        )
+    older = json.loads((tmp_path / "00000.json").read_text())
+    totals = shards.totals(shards.read_markers(tmp_path))
+    assert totals["sums"] == {"retried": 3, "loss_gained": 0.25}
+    words = shards.in_words(totals["statuses"], {"retried": 30_000, "loss_gained": 0.25})
+    assert words == "4 ok; 30000 retried, 0.25 loss gained"
+    del older["sums"]  # as markers were before
+    (tmp_path / "00000.json").write_text(json.dumps(older))
+    assert shards.totals(shards.read_markers(tmp_path))["sums"] == {"retried": 2}

@@ -28,15 +28,13 @@ def invert(options: argparse.Namespace) -> None:
     generator.to("cuda" if torch.cuda.is_available() else "cpu")
     faces = subjects.faces(options.photos, options.faces, generator.resolution)
     learns = Surrogate() if options.generator else Surrogate(steps=subjects.SURROGATE_STEPS)
-    surrogate, seconds = bench.train_surrogate(generator, learns)
     result = bench.measure(
         generator,
         faces.to(generator.stem.weight.device),
-        surrogate=surrogate,
+        learns=learns,
         precision=options.precision,
         batch=options.batch,
     )
-    result["surrogate_s"] = seconds
     print(bench.table(result))
     if options.json is not None:
         files.write_json(options.json, result)

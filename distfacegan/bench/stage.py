@@ -1,12 +1,13 @@
 """`distfacegan bench stage`: the rate of the whole invert stage against that of its bare core.
 
 The stage reads faces from a Zarr store, inverts them in Ray workers, and writes latents and
-markers; the core inverts faces that lie in memory, with one thread as a worker has.
+markers; the core inverts faces that lie in memory, on the same kind of device, with one thread as
+a worker has. Both compute in single precision.
 """
 
 from __future__ import annotations
 
-import logging
+import copy
 import statistics
 import tempfile
 import time
@@ -22,13 +23,12 @@ from distfacegan.core.inversion import SEARCH_SETTINGS, Inverter
 from distfacegan.core.networks import Generator
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
+from distfacegan.errors import DistfaceganError
 from distfacegan.spec import JobSpec
 from distfacegan.stages.invert import settings
 from distfacegan.store import latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
-
-log = logging.getLogger(__name__)
 
 SHARD_ROWS = 512
 CORE_SHARDS = 4  # that the core inverts before the stage, and again after it
@@ -37,6 +37,7 @@ CORE_SHARDS = 4  # that the core inverts before the stage, and again after it
 def measure(rows: int, workers: int) -> dict[str, Any]:
     """Invert `rows` faces of a small generator's own in a job of its own, and time it."""
     with tempfile.TemporaryDirectory() as folder:
+        torch.manual_seed(0)
         generator = Generator(
             resolution=subjects.RESOLUTION,
             latent_dim=64,
@@ -53,6 +54,7 @@ def measure(rows: int, workers: int) -> dict[str, Any]:
                 "run": Path(folder, "run"),
                 "invert": {
                     "recipe": "bfgs",
+                    "precision": "fp32",
                     "generator": path,
                     "photos": photos.root,
                     "workers": workers,
@@ -62,7 +64,7 @@ def measure(rows: int, workers: int) -> dict[str, Any]:
         core = [_core_rate(spec, generator, images)]
         began = time.time()
         if pipeline.run(spec):
-            raise RuntimeError("the stage set shards aside")
+            raise DistfaceganError("the stage set shards aside: there is no rate")
         ended = time.time()
         core.append(_core_rate(spec, generator, images))
         markers = shards.read_markers(RunDirectory(spec.run).markers("invert"))
@@ -102,7 +104,6 @@ def _fill(run: RunDirectory, generator: Generator, rows: int) -> np.ndarray:
         arrays = latents.blank(group, len(shard))
         with torch.no_grad():
             arrays["image"][:] = to_faces(generator(torch.from_numpy(z)))
-        arrays["key"][:] = ""
         arrays["status"][:] = Status.OK
         latents.commit(group, run.markers("ingest"), shard, arrays, time.time())
         if shard.index < CORE_SHARDS:
@@ -113,13 +114,16 @@ def _fill(run: RunDirectory, generator: Generator, rows: int) -> np.ndarray:
 def _core_rate(spec: JobSpec, generator: Generator, images: np.ndarray) -> float:
     """Return the faces per second of the bare core: the median over shards."""
     threads, decided = torch.get_num_threads(), settings(spec)
-    torch.set_num_threads(1)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    generator = copy.deepcopy(generator).to(device)
     invert = Inverter(generator, **{name: decided[name] for name in SEARCH_SETTINGS})
     assert spec.invert is not None
-    faces, rates = to_images(images, generator.resolution), []
-    for part in faces.split(SHARD_ROWS):
+    torch.set_num_threads(1)
+    rates = []
+    for part in np.split(images, range(SHARD_ROWS, len(images), SHARD_ROWS)):
         started = time.perf_counter()
-        for some in part.split(spec.invert.batch):
+        for first in range(0, len(part), spec.invert.batch):
+            some = to_images(part[first : first + spec.invert.batch], generator.resolution, device)
             invert(some, range(len(some)))
         rates.append(len(part) / (time.perf_counter() - started))
     torch.set_num_threads(threads)

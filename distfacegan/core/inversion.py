@@ -24,6 +24,7 @@ from distfacegan.errors import CheckpointError
 # quasi-Newton method, started from what G's linearisation round z = 0 says; "fast" is the same,
 # started from what a surrogate says that was trained on G's pictures.
 RECIPES = {"paper": 500, "clip": 500, "bfgs": 20, "fast": 12}
+PRECISIONS = ("fp32", "bf16")
 # The settings of an Inverter that decide what it finds, beside its surrogate.
 SEARCH_SETTINGS = ("seed", "recipe", "steps", "target_loss", "radius", "learning_rate", "precision")
 START_NOISE = 0.5  # that other starts add to the first guess, uniform in [-0.5, 0.5]
@@ -71,19 +72,18 @@ class Inverter:
 
         A face is done after `steps` generator steps, or when its loss is at most `target_loss`.
         `radius` keeps latents in the box [-radius, radius]^Z ("paper" has none); `learning_rate`
-        is Adam's; with `precision` bf16 ("auto": where the generator is on a GPU) G computes in
-        bfloat16, and the losses returned are of full precision all the same; "fast" needs the
-        `surrogate` of this generator.
+        is Adam's; with `precision` "bf16" G computes in bfloat16, and the losses returned are of
+        full precision all the same; "fast" needs the `surrogate` of this generator.
         """
         if recipe not in RECIPES:
             raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, found {recipe!r}")
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be fp32 or bf16, found {precision!r}")
         self.recipe, self.seed, self.learning_rate = recipe, seed, learning_rate
         self.steps = RECIPES[recipe] if steps is None else steps
         self.target_loss = target_loss
         self.radius = None if recipe == "paper" else radius
         exact = FrozenGenerator(generator)
-        if precision == "auto":
-            precision = "bf16" if exact.device.type == "cuda" else "fp32"
         rounds = precision == "bf16"
         self.generator = FrozenGenerator(generator, torch.bfloat16) if rounds else exact
         self._exact = exact if rounds else None
@@ -101,17 +101,17 @@ class Inverter:
         faces: Tensor,
         rows: Sequence[int] | np.ndarray,
         *,
-        start: int = 0,
+        starts: Sequence[int] | np.ndarray | int = 0,
         steps: int | None = None,
     ) -> Inversion:
         """Invert faces [B, 3, R, R] of these rows.
 
-        `start` numbers the starts of a face: 0 is the recipe's own; `steps` is for this call. No
+        `starts` numbers the starts of faces: 0 is the recipe's own; `steps` is for this call. No
         device sync before the end, but for one every CHECK_EVERY steps with a target loss.
         Raises CheckpointError where faces and generator differ in resolution.
         """
-        for step, found in enumerate(self.iterate(faces, rows, start=start, steps=steps), 1):
-            target = self.target_loss
+        target = self.target_loss
+        for step, found in enumerate(self.iterate(faces, rows, starts=starts, steps=steps), 1):
             if target is not None and step % CHECK_EVERY == 0 and (found.loss <= target).all():
                 break
         loss = found.loss
@@ -129,9 +129,18 @@ class Inverter:
         starts: int,
         steps: int,
     ) -> Inversion:
-        """Invert faces once more, from each of the first `starts` starts, and keep the best."""
-        for start in range(starts):
-            other = self(faces, rows, start=start, steps=steps)
+        """Invert faces [B, 3, R, R] once more, from `starts` starts, and keep the best of all.
+
+        The recipe's own start is one of them if it now leads further than before.
+        """
+        first = 0 if steps > self.steps else 1
+        numbers = np.repeat(np.arange(first, first + starts), len(faces))
+        others = self(
+            faces.repeat(starts, 1, 1, 1), np.tile(rows, starts), starts=numbers, steps=steps
+        )
+        for i in range(starts):
+            part = slice(i * len(faces), (i + 1) * len(faces))
+            other = Inversion(others.z[part], others.loss[part], others.steps[part])
             found = other.where(other.loss < found.loss, found)
         return found
 
@@ -140,24 +149,35 @@ class Inverter:
         faces: Tensor,
         rows: Sequence[int] | np.ndarray,
         *,
-        start: int = 0,
+        starts: Sequence[int] | np.ndarray | int = 0,
         steps: int | None = None,
     ) -> Iterator[Inversion]:
         """Yield the best latents so far, on the device, after every generator step."""
         _check_faces(self.generator, faces, rows)
         faces, steps = self._on_device(faces), self.steps if steps is None else steps
-        stream = f"inversion/{start}" if start else "inversion"
-        drawn = uniform_latents(self.seed, rows, self.generator.latent_dim, stream=stream)
-        z = torch.from_numpy(drawn).to(faces.device, self._latent_dtype)
+        if steps < 1:
+            raise ValueError(f"steps must be positive, found {steps}")
+        z = self._draw(np.asarray(rows), np.broadcast_to(starts, len(faces))).to(faces.device)
         if self._model is None:
             found = self._adam(faces, self._into_box(z), steps)
         else:
             radius = torch.inf if self.radius is None else self.radius
             first = self._model.solve(pool(faces), min(radius, self._model.known_radius))
-            if start:
-                first = self._into_box(first + START_NOISE * z)
-            found = self._bfgs(faces, first, self._model, steps)
-        return found if self.target_loss is None else _held(found, self.target_loss)
+            found = self._bfgs(faces, self._into_box(first + z), self._model, steps)
+        yield from found if self.target_loss is None else _held(found, self.target_loss)
+
+    def _draw(self, rows: np.ndarray, starts: np.ndarray) -> Tensor:
+        """Return where Adam starts, or how far from its first guess another method does, [B, Z]."""
+        drawn = np.zeros((len(rows), self.generator.latent_dim), np.float32)
+        for start in set(starts.tolist()):
+            of_start = starts == start
+            stream = f"inversion/{start}" if start else "inversion"
+            if self._model is None or start:
+                drawn[of_start] = uniform_latents(
+                    self.seed, rows[of_start], drawn.shape[1], stream=stream
+                )
+        share = 1.0 if self._model is None else START_NOISE
+        return share * torch.from_numpy(drawn).to(self._latent_dtype)
 
     def _adam(self, faces: Tensor, z: Tensor, steps: int) -> Iterator[Inversion]:
         adam = torch.optim.Adam([z], lr=self.learning_rate, fused=True)
@@ -178,7 +198,7 @@ class Inverter:
         self, faces: Tensor, z: Tensor, model: Linearisation | Surrogate, steps: int
     ) -> Iterator[Inversion]:
         loss, gradient, images = self.generator.step(z, faces)
-        target, picture = pool(faces), pool(images).to(z.dtype)  # of the face, of G at the best z
+        target, picture = pool(faces), pool(images.to(z.dtype))  # of the face, of G at the best z
 
         def curvature(z: Tensor) -> Tensor:
             return gauss_newton(model.jacobian_at(z, picture), target - picture)
@@ -191,12 +211,12 @@ class Inverter:
         state = quasi_newton.begin(z, loss, gradient, curvature(z))
         yield Inversion(state.z, state.loss, state.steps)
         for step in range(2, steps + 1):
+            if self.recipe == "fast" and step > 2:  # the surrogate knows the curvature here too
+                improved = (state.steps == step - 1)[:, None]
+                picture = torch.where(improved, pool(images.to(z.dtype)), picture)
+                state = quasi_newton.rebase(state, curvature(state.z))
             state = quasi_newton.advance(state, evaluate, step=step, radius=self.radius)
             yield Inversion(state.z, state.loss, state.steps)
-            if self.recipe == "fast":  # the surrogate knows the curvature here too
-                improved = (state.steps == step)[:, None]
-                picture = torch.where(improved, pool(images).to(z.dtype), picture)
-                state = quasi_newton.rebase(state, curvature(state.z))
 
     def _into_box(self, z: Tensor) -> Tensor:
         return z if self.radius is None else z.clamp(-self.radius, self.radius)

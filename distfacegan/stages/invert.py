@@ -61,7 +61,7 @@ class InvertWorker:
         self._resolution = network.resolution
         surrogate = weights.load_surrogate(surrogate_folder) if surrogate_folder else None
         self._inverter = Inverter(network, surrogate=surrogate, **search)
-        self._computing = threading.Lock()
+        self._computing, self._writing = threading.Lock(), threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
         """Invert the faces of one shard and commit their latents to the store."""
@@ -77,7 +77,8 @@ class InvertWorker:
             finite = np.isfinite(arrays["loss"][with_face])
             arrays["status"][with_face] = np.where(finite, Status.OK, Status.FAILED)
             sums = self._search_again(shard, images, arrays) if self._retry else None
-        return latents.commit(self._latents, self._markers, shard, arrays, started, sums)
+        with self._writing:  # Zarr's configuration is the process's
+            return latents.commit(self._latents, self._markers, shard, arrays, started, sums)
 
     def _search_again(
         self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray]
@@ -87,7 +88,8 @@ class InvertWorker:
         assert retry is not None
         ok = np.flatnonzero(arrays["status"] == Status.OK)
         by_loss = ok[np.argsort(-arrays["loss"][ok], kind="stable")]
-        worst = by_loss[: math.ceil(retry["worst"] * len(ok))]
+        worst = by_loss[: math.ceil(round(retry["worst"] * len(ok), 6))]
+        worst = worst[arrays["loss"][worst] > (self._inverter.target_loss or 0)]
         before = arrays["loss"][worst]
         for some in self._batches(worst):
             faces, rows = self._faces(images[some]), shard.rows[some]
@@ -100,11 +102,11 @@ class InvertWorker:
         return {
             "retried": len(worst),
             "improved": int((gained > 0).sum()),
-            "loss gained": float(gained.sum(dtype=np.float64)),
+            "loss_gained": float(gained.sum(dtype=np.float64)),
         }
 
     def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
-        return np.split(rows, range(self._batch, len(rows), self._batch))
+        return [rows[i : i + self._batch] for i in range(0, len(rows), self._batch)]
 
     def _faces(self, images: np.ndarray) -> Tensor:
         return to_images(images, self._resolution, self._device)
@@ -151,8 +153,9 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     photos_run = _photos_run(spec, run)
     photos = latents.open_group(photos_run.latents, "photos")
     path = weights.generator_path(run, section.generator)
-    generator, decided = weights.load_generator(path), settings(spec)
+    generator = weights.load_generator(path)
     latents.create_group_of(photos, run.latents, "latents", Z=generator.latent_dim)
+    decided = {**settings(spec), "precision": _precision(section.precision, run)}
     return run_stage(
         run,
         "invert",
@@ -176,6 +179,17 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     )
 
 
+def _precision(asked: str, run: RunDirectory) -> str:
+    """Return the precision of the run: what `auto` meant when it began, whoever resumes it."""
+    record = run.record("invert")
+    assert record is not None
+    if asked == "auto":
+        of_device = "fp32" if cluster.device() == "cpu" else "bf16"
+        asked = record.get("precision", of_device)
+        run.note("invert", precision=asked)
+    return asked
+
+
 def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Path) -> Path | None:
     """Return the folder of the surrogate that recipe fast needs, made first where it is not."""
     section = spec.invert
@@ -196,7 +210,7 @@ def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Path) -> Pat
             run.surrogate, generator, made_of, device=cluster.device()
         )
         while not ray.wait([made], timeout=SAY_EVERY_S)[0]:
-            log.info("invert: the surrogate %s", surrogate.progress(run.surrogate))
+            log.info("invert: the surrogate %s", surrogate.progress(run.surrogate, made_of))
         try:
             ray.get(made)
         except ray.exceptions.RayTaskError as error:

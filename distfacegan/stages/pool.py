@@ -73,8 +73,11 @@ def run_shards(
         for _ in range(min(num_workers, len(todo))):
             pool.add()
         while waiting or pool.shards_in_flight:
-            while waiting and pool.start(waiting[0], alone=attempts[waiting[0].index] > 0):
-                waiting.popleft()
+            while waiting:
+                alone = attempts[waiting[0].index] > 0
+                if not pool.can_take(len(waiting), alone=alone):
+                    break
+                pool.start(waiting.popleft(), alone=alone)
             shard, outcome = pool.wait()
             if shard is None:
                 continue  # one more worker stands
@@ -126,15 +129,21 @@ class _Pool:
         call = actor.prepare.remote(self._worker, self._arguments)
         self._calls[call] = actor, None, self._slots
 
-    def start(self, shard: Shard, *, alone: bool) -> bool:
-        """Give a shard to the least busy actor, if one can take it; say whether one could."""
+    def can_take(self, waiting: int, *, alone: bool) -> bool:
+        """Say whether an actor is free for the next of the waiting shards.
+
+        A second shard is given to an actor only while there are enough for those that start.
+        """
+        free = max(self._free.values())
+        starting = sum(shard is None for _, shard, _ in self._calls.values())
+        return free == self._slots or (free > 0 and not alone and waiting > starting)
+
+    def start(self, shard: Shard, *, alone: bool) -> None:
+        """Give a shard to the least busy actor, with nothing beside it if it is to be alone."""
         actor: Any = max(self._free, key=self._free.__getitem__)
         slots = self._slots if alone else 1
-        if self._free[actor] < slots:
-            return False
         self._free[actor] -= slots
         self._calls[actor.run.remote(shard)] = actor, shard, slots
-        return True
 
     def wait(self) -> tuple[Shard | None, Any]:
         """Wait for a call to end; return its shard and its result, or the error it ended with.

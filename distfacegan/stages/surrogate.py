@@ -61,13 +61,15 @@ def prepare(folder: Path, generator: Path, made_of: dict[str, Any], *, device: s
     networks.save(folder, finished, {**made_of, "unexplained": share})
 
 
-def progress(folder: Path) -> str:
+def progress(folder: Path, made_of: dict[str, Any]) -> str:
     """Say how far an unfinished surrogate is."""
     drawn, partial = _drafts(folder)
-    if not drawn.exists():
-        return "draws pictures"
-    done = networks.read_meta(partial)["done"] if partial.exists() else 0
-    return f"has trained {done} steps or more"
+    try:
+        if _is_of(partial, made_of):
+            return f"has trained {networks.read_meta(partial).get('done', 0)} steps or more"
+        return "is trained" if _is_of(drawn, made_of) else "draws pictures"
+    except (OSError, DistfaceganError):  # its worker writes it at this moment
+        return "is trained"
 
 
 def discard_drafts(folder: Path) -> None:

@@ -89,7 +89,11 @@ def in_words(statuses: Mapping[str, int], sums: Mapping[str, float] | None = Non
     """Return counts as a text: `480 ok, 20 no face; 10 retried, 7 improved`."""
     words = ", ".join(f"{count} {label}" for label, count in statuses.items()) or "no rows"
     if sums:
-        words += "; " + ", ".join(f"{count:.4g} {label}" for label, count in sums.items())
+        counts = (
+            f"{count:.4g} {label}" if isinstance(count, float) else f"{count} {label}"
+            for label, count in sums.items()
+        )
+        words += "; " + ", ".join(counts).replace("_", " ")
     return words
 
 

@@ -88,15 +88,13 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
             [f"{run.latents / name} is not what it should be; to be done again", *wrong]
         )
         return
-    markers, findings = _checked_markers(run, stage, plan)
-    yield from findings
     damaged = set()
-    for shard, marker in markers:
-        damage = list(_shard_damage(group, shard, marker))
+    for shard, marker in _checked_markers(run, stage, plan):
+        damage = list(_shard_damage(group, shard, marker)) if marker else ["its marker is damaged"]
         if damage:
             damaged.add(shard.index)
             latents.discard(group, shard)
-            shards.marker_path(run.markers(stage), shard.index).unlink()
+            shards.marker_path(run.markers(stage), shard.index).unlink(missing_ok=True)
             yield f"{shard}: {', '.join(damage)}; to be done again"
     yield from _missing(run, stage, plan, damaged)
 
@@ -117,42 +115,45 @@ def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
 
 def _verify_files(run: RunDirectory, stage: str, rows: int, shard_rows: int) -> Iterator[str]:
     plan = shards.split(rows, shard_rows)
-    markers, findings = _checked_markers(run, stage, plan)
-    yield from findings
     damaged = set()
-    for shard, marker in markers:
+    for shard, marker in _checked_markers(run, stage, plan):
         path = dataset.shard_path(run.synthetic, shard.index)
-        if not path.exists():
+        if marker is None:
+            damage = "has a damaged marker"
+        elif not path.exists():
             damage = "is missing"
         elif files.file_digest(path) != marker.digests.get(path.name):
             damage = "is not what was written"
         else:
             continue
         damaged.add(shard.index)
-        shards.marker_path(run.markers(stage), shard.index).unlink()
+        shards.marker_path(run.markers(stage), shard.index).unlink(missing_ok=True)
         yield f"{shard}: {path} {damage}; to be done again"
     yield from _missing(run, stage, plan, damaged)
 
 
 def _checked_markers(
     run: RunDirectory, stage: str, plan: list[Shard]
-) -> tuple[list[tuple[Shard, ShardStats]], list[str]]:
-    """Return the shards that have a marker and what it says, and a line for each that is damaged.
-
-    Damaged markers are deleted.
-    """
-    good, findings = [], []
+) -> Iterator[tuple[Shard, ShardStats | None]]:
+    """Yield the shards that have a marker, and what it says; None for damaged ones, which go."""
     for path in sorted(run.markers(stage).glob("[0-9]*.json")):
-        try:
-            marker = ShardStats(**files.read_json(path))
-            shard = plan[int(path.stem)]
-            if (marker.shard, marker.start, marker.stop) != (shard.index, shard.start, shard.stop):
-                raise IndexError("it tells of other rows")
-            good.append((shard, marker))
-        except (DistfaceganError, TypeError, IndexError) as error:
+        shard, marker = _marker_at(path, plan)
+        if marker is None:
             path.unlink()
-            findings.append(f"{path} is damaged: {error}")
-    return good, findings
+        if shard is not None:
+            yield shard, marker
+
+
+def _marker_at(path: Path, plan: list[Shard]) -> tuple[Shard | None, ShardStats | None]:
+    """Return the shard that a marker is named after, if there is one, and its marker, if good."""
+    index = int(path.stem)
+    shard = plan[index] if index < len(plan) else None
+    try:
+        marker = ShardStats(**files.read_json(path))
+    except (DistfaceganError, TypeError):
+        return shard, None
+    told = Shard(marker.shard, marker.start, marker.stop)
+    return shard, marker if told == shard else None
 
 
 def _missing(run: RunDirectory, stage: str, plan: list[Shard], damaged: set[int]) -> Iterator[str]:
