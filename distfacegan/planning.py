@@ -110,7 +110,7 @@ def _invert(spec: JobSpec, rows: int | None) -> str:
     assert section is not None
     dim = spec.began.latent_dim if spec.began else 64
     retry = section.retry
-    again = f", the worst {retry.worst:.3g} from {retry.starts} starts" if retry else ""
+    again = f", the worst {retry.worst:.3%} from {retry.starts} starts" if retry else ""
     work = f"{section.recipe}, {section.steps} steps{again}"
     return f"{_rows(rows, _shard_rows(spec), dim * 4)}, {work}"
 

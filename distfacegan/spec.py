@@ -21,6 +21,7 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
@@ -196,7 +197,8 @@ class Retry(Section):
             }
         ),
     ] = 0.02
-    """The rows of every shard that are searched again: a share, like 0.02, or 2%."""
+    """The rows of every shard that are searched again: a share, like 0.02, or 2%. Rows that have
+    reached `target_loss` are left alone."""
     starts: PositiveInt = 3
     """Starts to search from: the recipe's own if that now leads further, and random others."""
     steps: PositiveInt | None = None
@@ -239,16 +241,20 @@ class Invert(Section):
         if not isinstance(section, dict):
             return section
         filled, recipe = dict(section), section.get("recipe", "fast")
-        if filled.get("steps") is None and recipe in RECIPES:
+        if filled.get("steps") is None and isinstance(recipe, str) and recipe in RECIPES:
             filled["steps"] = RECIPES[recipe]
-        retry = filled.get("retry")
-        if isinstance(retry, dict) and retry.get("steps") is None and filled.get("steps"):
-            filled["retry"] = {**retry, "steps": 2 * filled["steps"]}
         if recipe == "paper":
             if filled.get("radius") is not None:
                 raise ValueError("recipe paper has no bound: leave radius out, or take recipe clip")
             filled["radius"] = None
         return filled
+
+    @field_validator("retry")
+    @classmethod
+    def _fill_in_retry(cls, retry: Retry | None, info: ValidationInfo) -> Retry | None:
+        if retry is None or retry.steps is not None or info.data.get("steps") is None:
+            return retry
+        return retry.model_copy(update={"steps": 2 * info.data["steps"]})
 
 
 LGenDecay = Literal["constant", "cosine"]

@@ -71,6 +71,7 @@ def test_every_way_is_measured(monkeypatch, tmp_path, precision):
     assert result["faces"] == 3
     shares = [way["share_of_peak"] for name, way in result["ways"].items() if name != "loop"]
     assert all(0 < share < 1 for share in shares)
+    assert (result["ways"]["loop"]["share_of_peak"] is None) == (precision == "bf16")
     assert len(result["ways"]["fast, free"]["curve"]) == 4
     assert result["ways"]["clip"]["outside"] == result["ways"]["fast, box"]["outside"] == 0
     assert result["steps_to_clip_loss"] == result["ways"]["fast, box"]["steps_to_clip_loss"]["4"]

@@ -67,7 +67,7 @@ def test_it_finds_what_a_cpu_finds(generator, faces, surrogate, recipe):
 def test_bf16_loses_little(generator, faces, surrogate, recipe):
     exact, rounded = (
         Inverter(generator, recipe=recipe, surrogate=surrogate, precision=precision)
-        for precision in ("fp32", "auto")
+        for precision in ("fp32", "bf16")
     )
     assert rounded.generator.dtype == torch.bfloat16
     shifted = faces.roll(1, 0) * 0.5  # faces that G cannot make

@@ -155,6 +155,19 @@ def test_other_starts_differ_by_the_row_alone_and_only_the_better_is_kept(genera
     torch.testing.assert_close(again.float(), found.loss, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize(("steps", "starts"), [(6, {1, 2}), (7, {0, 1})])
+def test_the_first_start_is_tried_again_only_where_it_leads_further(
+    generator, monkeypatch, steps, starts
+):
+    inverts, drawn = Inverter(generator, recipe="bfgs", steps=6), []
+    draw = inverts._draw
+    monkeypatch.setattr(inverts, "_draw", lambda rows, at: (drawn.extend(at), draw(rows, at))[1])
+    found = inverts(faces(2), range(2))
+    drawn.clear()
+    inverts.again(faces(2), range(2), found, starts=2, steps=steps)
+    assert set(drawn) == starts
+
+
 @pytest.mark.parametrize("recipe", ["clip", "bfgs"])
 def test_bf16_loses_little_and_its_losses_are_exact(generator, recipe):
     generator, x = generator.float(), faces(16).float()

@@ -176,6 +176,18 @@ def test_the_rows_to_retry_are_a_share_or_a_percentage(tmp_path, worst, share):
     assert (retry.worst, retry.starts, retry.steps) == (share, 3, 40)
 
 
+@pytest.mark.parametrize(
+    ("section", "field"),
+    [
+        ("{steps: {a: 1}, retry: {}}", "invert.steps"),
+        ("{recipe: [fast], retry: {}}", "invert.recipe"),
+        ("{retry: {steps: -1}}", "invert.retry.steps"),
+    ],
+)
+def test_what_depends_on_a_mistake_is_not_made_up(tmp_path, section, field):
+    assert field in explain(tmp_path, GOOD + f"invert: {section}\n")
+
+
 @pytest.mark.parametrize("worst", ["0%", "101%", "2", "many", "x%"])
 def test_other_shares_are_refused(tmp_path, worst):
     text = GOOD + f"invert: {{retry: {{worst: {worst}}}}}\n"

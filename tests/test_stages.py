@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import json
+import time
 import zipfile
 
 import cv2
@@ -14,7 +15,7 @@ from distfacegan.core.networks import Generator
 from distfacegan.errors import CheckpointError, RunDirectoryError, SourceError
 from distfacegan.sources import open_source
 from distfacegan.spec import LGen
-from distfacegan.stages import invert, landmarks
+from distfacegan.stages import cluster, invert, landmarks
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
@@ -229,7 +230,7 @@ def test_the_worst_rows_are_searched_again_and_the_gain_is_counted(faces, run, g
     np.testing.assert_array_equal(twice[~better], once[~better])
 
 
-def test_two_threads_invert_what_one_does(faces, run, generator):
+def test_two_threads_invert_what_one_does(faces, run, generator, monkeypatch):
     photos = ingest(faces, run, rows_of_shard=3)
     one = latents.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "z")
     store, markers = run.root / "b.zarr", run.root / "b-markers"
@@ -242,10 +243,43 @@ def test_two_threads_invert_what_one_does(faces, run, generator):
         search={"seed": 2, "recipe": "bfgs", "steps": 15},
         batch=5,
     )
+    at_once = {"search": 0, "commit": 0}
+
+    def alone(name, function):
+        def checked(*arguments, **options):
+            at_once[name] += 1
+            time.sleep(0.05)
+            assert at_once[name] == 1
+            result = function(*arguments, **options)
+            at_once[name] -= 1
+            return result
+
+        return checked
+
+    monkeypatch.setattr(worker, "_inverter", alone("search", worker._inverter))
+    monkeypatch.setattr(latents, "commit", alone("commit", latents.commit))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
         list(pool.map(worker.run, latents.plan(photos)))
     assert shards.done(markers) == {0, 1, 2, 3}
     np.testing.assert_array_equal(latents.read(group, "z"), one)
+
+
+def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(run, monkeypatch):
+    run.begin("invert", {}, {})
+    for device in ("cuda", "cpu"):
+        monkeypatch.setattr(cluster, "device", lambda device=device: device)
+        assert invert._precision("auto", run) == "bf16"
+    assert invert._precision("fp32", run) == "fp32"
+    assert run.record("invert")["precision"] == "fp32"
+
+
+def test_rows_at_the_target_are_not_searched_again(faces, run, generator):
+    ingest(faces, run, rows_of_shard=12)
+    retry = {"worst": 1.0, "starts": 1, "steps": 3}
+    for target, retried in ((1e-9, True), (10.0, False)):
+        inverter(run, generator, f"{retried}.zarr", retry=retry, target_loss=target)
+        [marker] = shards.read_markers(run.root / f"{retried}.zarr-markers")
+        assert (marker.sums["retried"] > 0) == retried
 
 
 def test_a_shard_without_a_face_has_nothing_to_search_for(run, generator, tmp_path):

@@ -326,3 +326,19 @@ def test_sums_are_added_and_spelled(tmp_path):
     del older["sums"]  # as markers were before
     (tmp_path / "00000.json").write_text(json.dumps(older))
     assert shards.totals(shards.read_markers(tmp_path))["sums"] == {"retried": 2}
+
+
+def test_verify_names_markers_that_are_no_markers_of_the_run(tmp_path):
+    run = RunDirectory(tmp_path / "run")
+    run.begin("ingest", {}, {})
+    group = latents.create_group(run.latents, "photos", num_rows=4, shard_rows=2, R=16)
+    for shard in latents.plan(group):
+        latents.commit(group, run.markers("ingest"), shard, faces(shard), time.time())
+    markers = run.markers("ingest")
+    (markers / "00007.json").write_bytes((markers / "00000.json").read_bytes())
+    (markers / "00001.json").write_bytes((markers / "00000.json").read_bytes())
+    findings = "\n".join(verify(run))
+    assert "00007.json: its marker tells of shard 0" in findings
+    assert "shard 1 (rows 2 to 3): its marker tells of shard 0" in findings
+    assert shards.done(markers) == {0}
+    assert verify(run) == []

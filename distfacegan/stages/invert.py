@@ -72,7 +72,7 @@ class InvertWorker:
         with_face = np.flatnonzero(status == Status.OK)
         with self._computing:
             started = time.time()
-            for some in self._batches(with_face):
+            for some in _batches(with_face, self._batch):
                 _put(arrays, some, self._inverter(self._faces(images[some]), shard.rows[some]))
             finite = np.isfinite(arrays["loss"][with_face])
             arrays["status"][with_face] = np.where(finite, Status.OK, Status.FAILED)
@@ -91,7 +91,7 @@ class InvertWorker:
         worst = by_loss[: math.ceil(round(retry["worst"] * len(ok), 6))]
         worst = worst[arrays["loss"][worst] > (self._inverter.target_loss or 0)]
         before = arrays["loss"][worst]
-        for some in self._batches(worst):
+        for some in _batches(worst, max(1, self._batch // retry["starts"])):
             faces, rows = self._faces(images[some]), shard.rows[some]
             found = Inversion(*(torch.from_numpy(arrays[name][some]) for name in FOUND))
             again = self._inverter.again(
@@ -105,11 +105,12 @@ class InvertWorker:
             "loss_gained": float(gained.sum(dtype=np.float64)),
         }
 
-    def _batches(self, rows: np.ndarray) -> list[np.ndarray]:
-        return [rows[i : i + self._batch] for i in range(0, len(rows), self._batch)]
-
     def _faces(self, images: np.ndarray) -> Tensor:
         return to_images(images, self._resolution, self._device)
+
+
+def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
+    return [rows[i : i + size] for i in range(0, len(rows), size)]
 
 
 def _put(arrays: dict[str, np.ndarray], rows: np.ndarray, found: Inversion) -> None:
@@ -186,7 +187,7 @@ def _precision(asked: str, run: RunDirectory) -> str:
     if asked == "auto":
         of_device = "fp32" if cluster.device() == "cpu" else "bf16"
         asked = record.get("precision", of_device)
-        run.note("invert", precision=asked)
+    run.note("invert", precision=asked)
     return asked
 
 

@@ -59,7 +59,7 @@ def run_shards(
 ) -> list[SetAside]:
     """Run ``worker(**arguments).run(shard)`` for every shard in actors, and return the failures.
 
-    `resources` is what one actor takes (num_cpus, num_gpus). An actor is given
+    `resources` is what one actor takes (num_cpus, num_gpus). An actor is given up to
     `in_flight` shards at once, and its worker's `run` is called from as many threads; a shard that
     has failed before has its actor to itself, so that what kills actors is found out. A worker that
     cannot be constructed stops everything at once with the error its constructor raised: it is the

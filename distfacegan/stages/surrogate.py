@@ -67,9 +67,9 @@ def progress(folder: Path, made_of: dict[str, Any]) -> str:
     try:
         if _is_of(partial, made_of):
             return f"has trained {networks.read_meta(partial).get('done', 0)} steps or more"
-        return "is trained" if _is_of(drawn, made_of) else "draws pictures"
+        return "is being trained" if _is_of(drawn, made_of) else "draws pictures"
     except (OSError, DistfaceganError):  # its worker writes it at this moment
-        return "is trained"
+        return "is being trained"
 
 
 def discard_drafts(folder: Path) -> None:

@@ -88,13 +88,15 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
             [f"{run.latents / name} is not what it should be; to be done again", *wrong]
         )
         return
-    damaged = set()
-    for shard, marker in _checked_markers(run, stage, plan):
-        damage = list(_shard_damage(group, shard, marker)) if marker else ["its marker is damaged"]
+    markers, wrong_markers = _checked_markers(run, stage, plan)
+    yield from (f"{wrong}; to be done again" for wrong in wrong_markers.values())
+    damaged = set(wrong_markers)
+    for shard, marker in markers:
+        damage = list(_shard_damage(group, shard, marker))
         if damage:
             damaged.add(shard.index)
             latents.discard(group, shard)
-            shards.marker_path(run.markers(stage), shard.index).unlink(missing_ok=True)
+            shards.marker_path(run.markers(stage), shard.index).unlink()
             yield f"{shard}: {', '.join(damage)}; to be done again"
     yield from _missing(run, stage, plan, damaged)
 
@@ -115,45 +117,47 @@ def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
 
 def _verify_files(run: RunDirectory, stage: str, rows: int, shard_rows: int) -> Iterator[str]:
     plan = shards.split(rows, shard_rows)
-    damaged = set()
-    for shard, marker in _checked_markers(run, stage, plan):
+    markers, wrong_markers = _checked_markers(run, stage, plan)
+    yield from (f"{wrong}; to be done again" for wrong in wrong_markers.values())
+    damaged = set(wrong_markers)
+    for shard, marker in markers:
         path = dataset.shard_path(run.synthetic, shard.index)
-        if marker is None:
-            damage = "has a damaged marker"
-        elif not path.exists():
+        if not path.exists():
             damage = "is missing"
         elif files.file_digest(path) != marker.digests.get(path.name):
             damage = "is not what was written"
         else:
             continue
         damaged.add(shard.index)
-        shards.marker_path(run.markers(stage), shard.index).unlink(missing_ok=True)
+        shards.marker_path(run.markers(stage), shard.index).unlink()
         yield f"{shard}: {path} {damage}; to be done again"
     yield from _missing(run, stage, plan, damaged)
 
 
 def _checked_markers(
     run: RunDirectory, stage: str, plan: list[Shard]
-) -> Iterator[tuple[Shard, ShardStats | None]]:
-    """Yield the shards that have a marker, and what it says; None for damaged ones, which go."""
+) -> tuple[list[tuple[Shard, ShardStats]], dict[int, str]]:
+    """Return the good markers with their shards, and what is wrong with the others, by number.
+
+    The others are deleted.
+    """
+    good, damage = [], {}
     for path in sorted(run.markers(stage).glob("[0-9]*.json")):
-        shard, marker = _marker_at(path, plan)
-        if marker is None:
+        index = int(path.stem)
+        shard = plan[index] if index < len(plan) else None
+        try:
+            marker = ShardStats(**files.read_json(path))
+        except (DistfaceganError, TypeError) as error:
+            damage[index] = f"{shard or path}: its marker is damaged ({error})"
             path.unlink()
-        if shard is not None:
-            yield shard, marker
-
-
-def _marker_at(path: Path, plan: list[Shard]) -> tuple[Shard | None, ShardStats | None]:
-    """Return the shard that a marker is named after, if there is one, and its marker, if good."""
-    index = int(path.stem)
-    shard = plan[index] if index < len(plan) else None
-    try:
-        marker = ShardStats(**files.read_json(path))
-    except (DistfaceganError, TypeError):
-        return shard, None
-    told = Shard(marker.shard, marker.start, marker.stop)
-    return shard, marker if told == shard else None
+            continue
+        told = Shard(marker.shard, marker.start, marker.stop)
+        if told == shard:
+            good.append((shard, marker))
+        else:
+            damage[index] = f"{shard or path}: its marker tells of {told}"
+            path.unlink()
+    return good, damage
 
 
 def _missing(run: RunDirectory, stage: str, plan: list[Shard], damaged: set[int]) -> Iterator[str]:
