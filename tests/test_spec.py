@@ -51,7 +51,12 @@ def test_the_json_schema_in_the_repository_is_current():
 
 @pytest.mark.parametrize("path", JOBS, ids=lambda path: path.stem)
 def test_the_json_schema_accepts_the_jobs_as_they_are_written(path):
-    jsonschema.validate(yaml.safe_load(path.read_text()), spec.json_schema())
+    schema = jsonschema.Draft202012Validator(spec.json_schema())
+    job = yaml.safe_load(path.read_text())
+    assert list(schema.iter_errors(job)) == []
+    assert [error.validator for error in schema.iter_errors({**job, "colour": "blue"})] == [
+        "additionalProperties"
+    ]
 
 
 def test_the_paper_is_the_default():

@@ -32,7 +32,7 @@ def run_stage(
 ) -> Outcome:
     """Finish a stage whose record was begun: run every shard that has no marker yet.
 
-    A worker is given `in_flight` shards at once, from as many threads.
+    A worker is given up to `in_flight` shards at once, from as many threads.
     `upstream` gives the done shards of the stages that this one reads; a shard that one of them
     lacks is left for the next run, which will have tried it again.
     """
