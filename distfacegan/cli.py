@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from distfacegan import __version__
 from distfacegan.errors import DistfaceganError, RunDirectoryError
+from distfacegan.store.location import ObjectStoreError, brief, locate
 from distfacegan.store.run_directory import STAGES, RunDirectory
 
 _DESCRIPTION = """\
@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return options.command(options)
     except (DistfaceganError, OSError) as error:
         print(f"distfacegan: {error}", file=sys.stderr)
+        return 2
+    except ObjectStoreError as error:
+        print(f"distfacegan: the object store: {brief(error)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("distfacegan: interrupted; `run` with the same spec goes on", file=sys.stderr)
@@ -84,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
         ("verify", _verify, "check everything a run stored; what is damaged, `run` makes again"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
-        sub.add_argument("run", type=Path, metavar="RUN", help="the run directory")
+        sub.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
         sub.set_defaults(command=command)
 
     bench = commands.add_parser("bench", help="measure what the documentation quotes")
@@ -200,10 +203,13 @@ def _bench_stage(options: argparse.Namespace) -> int:
     return 0
 
 
-def _existing(path: Path) -> RunDirectory:
-    run = RunDirectory(Path(os.path.abspath(path)))
+def _existing(text: str) -> RunDirectory:
+    try:
+        run = RunDirectory(locate(text))
+    except ValueError as error:
+        raise RunDirectoryError(str(error)) from None
     if not run.exists():
-        raise RunDirectoryError(f"{path} is not a run directory: it has no job.yaml")
+        raise RunDirectoryError(f"{text} is not a run directory: it has no job.yaml")
     return run
 
 

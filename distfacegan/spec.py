@@ -17,6 +17,8 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    PlainSerializer,
+    PlainValidator,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -24,8 +26,10 @@ from pydantic import (
     field_validator,
     model_validator,
 )
+from upath import UPath
 
 from distfacegan.core.inversion import RECIPES
+from distfacegan.store.location import Location, locate
 from distfacegan.store.run_directory import STAGES
 
 
@@ -38,7 +42,22 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
         raise ValueError(f"{path}: {error}") from None
 
 
+def _locate(value: Any, info: ValidationInfo) -> Location:
+    """Take a URL of an object store as it is, and a path as `_resolve` does."""
+    if isinstance(value, UPath) or (isinstance(value, str) and "://" in value):
+        return locate(value)
+    if not isinstance(value, str | Path):
+        raise ValueError("a path or a URL is needed")
+    return _resolve(Path(value), info)
+
+
 SpecPath = Annotated[Path, AfterValidator(_resolve)]
+StorePath = Annotated[
+    Location,
+    PlainValidator(_locate),
+    PlainSerializer(str, when_used="json"),
+    WithJsonSchema({"type": "string", "format": "path"}),
+]
 Share = Annotated[float, Field(gt=0, lt=0.5)]
 Workers = Annotated[
     PositiveInt | None,
@@ -228,9 +247,9 @@ class Invert(Section):
     """Faces inverted together."""
     surrogate: Surrogate = Surrogate()
     """What recipe fast learns of the generator before the first face."""
-    generator: SpecPath | None = None
+    generator: StorePath | None = None
     """Weights to invert: a .safetensors file or a folder with one; default: this run's BEGAN."""
-    photos: SpecPath | None = None
+    photos: StorePath | None = None
     """Run directory whose faces are inverted; default: this one."""
     workers: Workers = None
 
@@ -328,9 +347,9 @@ class Synthesize(Section):
     """Faces of one tar file."""
     jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
     """Quality of the .jpg files."""
-    generator: SpecPath | None = None
+    generator: StorePath | None = None
     """Weights of G; default: this run's BEGAN."""
-    lgen: SpecPath | None = None
+    lgen: StorePath | None = None
     """Folder of a landmark generator; default: this run's."""
     workers: Workers = None
 
@@ -344,8 +363,9 @@ class JobSpec(Section):
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)]
     """Name of the job in logs and in the report."""
-    run: SpecPath
-    """The run directory. Like every path of a spec it is relative to the spec's own folder."""
+    run: StorePath
+    """The run directory: a path, or a URL (s3://bucket/folder, gs://, az://). Like every path of a
+    spec a path is relative to the spec's own folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random number of the job is a function of this and of a row or a step."""
     ingest: Ingest | None = None

@@ -5,7 +5,6 @@ Between the layers: core knows networks and no files, store knows files and no n
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from distfacegan.core.lgen import LandmarkGenerator
@@ -13,6 +12,7 @@ from distfacegan.core.networks import Generator
 from distfacegan.core.surrogate import Surrogate
 from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import files, networks
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 
 GENERATOR = "generator"
@@ -20,7 +20,7 @@ LGEN = "lgen"
 SURROGATE = "surrogate"
 
 
-def generator_path(run: RunDirectory, given: Path | None) -> Path:
+def generator_path(run: RunDirectory, given: Location | None) -> Location:
     """Return the generator that a section names, or the finished one of this run."""
     if given is None and not run.finished("began"):
         raise RunDirectoryError(
@@ -30,7 +30,7 @@ def generator_path(run: RunDirectory, given: Path | None) -> Path:
     return given or run.began / GENERATOR
 
 
-def load_generator(path: Path, resolution: int | None = None) -> Generator:
+def load_generator(path: Location, resolution: int | None = None) -> Generator:
     """Load a generator from a folder or a .safetensors file, its architecture from its shapes.
 
     Raises CheckpointError if the weights are missing, damaged or no generator's, or if its faces
@@ -49,18 +49,18 @@ def load_generator(path: Path, resolution: int | None = None) -> Generator:
     return generator.eval().requires_grad_(False)
 
 
-def digest(path: Path, name: str) -> str:
+def digest(path: Location, name: str) -> str:
     """Return the digest of the weights that a path means."""
     networks.load(path, name)  # says what is wrong with them
     return files.file_digest(networks.weights_file(path, name))
 
 
-def load_surrogate(folder: Path) -> Surrogate:
+def load_surrogate(folder: Location) -> Surrogate:
     """Load the surrogate of a generator (recipe fast); raises CheckpointError if it is damaged."""
     return Surrogate.from_state_dict(networks.load(folder, SURROGATE))
 
 
-def lgen_path(run: RunDirectory, given: Path | None) -> Path:
+def lgen_path(run: RunDirectory, given: Location | None) -> Location:
     """Return the landmark generator that a section names, or the finished one of this run."""
     if given is None and not run.finished("lgen"):
         raise RunDirectoryError(
@@ -70,7 +70,7 @@ def lgen_path(run: RunDirectory, given: Path | None) -> Path:
     return given or run.lgen / "final"
 
 
-def load_lgen(path: Path, latent_dim: int) -> LandmarkGenerator:
+def load_lgen(path: Location, latent_dim: int) -> LandmarkGenerator:
     """Load a landmark generator; raises CheckpointError if it does not take z of `latent_dim`."""
     if not path.is_dir():
         raise CheckpointError(f"no landmark generator at {path}: give the folder that holds one")
@@ -90,6 +90,6 @@ def load_lgen(path: Path, latent_dim: int) -> LandmarkGenerator:
     return network.eval()
 
 
-def lgen_evaluation(path: Path) -> dict[str, Any]:
+def lgen_evaluation(path: Location) -> dict[str, Any]:
     """Return the errors that were measured when a landmark generator was made."""
     return networks.read_meta(path).get("evaluation", {})

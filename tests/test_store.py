@@ -217,10 +217,11 @@ def test_missing_weights_say_what_was_looked_for(tmp_path):
 def test_old_checkpoints_are_pruned_and_the_newest_stay(tmp_path):
     for step in (1, 2, 10, 11):
         networks.save(tmp_path / f"{step:08d}", {"g": {"w": torch.zeros(1)}}, {})
-    (tmp_path / ".00000012.partial").mkdir()  # what a killed save leaves
+    (tmp_path / "00000009").mkdir()
+    (tmp_path / "00000009" / "g.safetensors").touch()  # what a killed save leaves
     networks.prune(tmp_path, keep=2)
     assert [path.name for path in networks.checkpoints(tmp_path)] == ["00000010", "00000011"]
-    assert not (tmp_path / ".00000012.partial").exists()
+    assert not (tmp_path / "00000009").exists()
 
 
 # webdataset 1.0 leaves the tar file open for the garbage collector.

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from distfacegan.report import figures
 from distfacegan.report.contents import Contents
 from distfacegan.report.page import render
 from distfacegan.report.summary import summarize
 from distfacegan.store import files
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 
 __all__ = ["write"]
 
 
-def write(run: RunDirectory) -> Path:
+def write(run: RunDirectory) -> Location:
     """Write report/index.html and report/summary.json; return the page's path.
 
     A stage that has not run is said to have not run. What a stage wrote and is damaged is a

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import tarfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
 from distfacegan.store import dataset, files, latents, metrics, shards
+from distfacegan.store.location import Location, locate, numbered
 from distfacegan.store.run_directory import STAGES as ALL_STAGES
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -107,7 +108,7 @@ class Contents:
     def photos(self) -> Table | None:
         """The faces of the run: its own, or those of another run that it inverted."""
         other = self.spec.get("invert", {}).get("photos")
-        run = RunDirectory(Path(other)) if other else self.run
+        run = RunDirectory(locate(other)) if other else self.run
         record = self.run.record("invert") if other else None
         if record is not None and (
             run.record("ingest") is None or run.identity("ingest") != record["inputs"]["photos"]
@@ -160,9 +161,9 @@ class Contents:
         return metrics.read(self.run.metrics)
 
     @property
-    def samples(self) -> list[Path]:
+    def samples(self) -> list[Location]:
         """The sample grids that BEGAN wrote, oldest first; each is named by its step."""
-        return sorted((self.run.began / "samples").glob("[0-9]*.png"))
+        return numbered(self.run.began / "samples", ".png")
 
     @functools.cached_property
     def _generator(self) -> tuple[Generator, str] | None:
@@ -183,7 +184,7 @@ class Contents:
         """L-Gen as the synthesis uses it: trained on all rows."""
         given = self.spec.get("synthesize", {}).get("lgen")
         dim = self.generator.latent_dim if self.generator else None
-        return _lgen(Path(given) if given else self.run.lgen / "final", dim)
+        return _lgen(locate(given) if given else self.run.lgen / "final", dim)
 
     @functools.cached_property
     def held_out_lgen(self) -> LandmarkGenerator | None:
@@ -275,15 +276,15 @@ def _table(run: RunDirectory, stage: str, name: str) -> Table | None:
     return Table(group, shards.done(run.markers(stage)))
 
 
-def _lgen(folder: Path, latent_dim: int | None) -> LandmarkGenerator | None:
+def _lgen(folder: Location, latent_dim: int | None) -> LandmarkGenerator | None:
     if latent_dim is None or not folder.is_dir():
         return None
     return weights.load_lgen(folder, latent_dim)
 
 
-def _first_samples(path: Path, count: int) -> list[tuple[bytes, dict[str, Any]]]:
+def _first_samples(path: Location, count: int) -> list[tuple[bytes, dict[str, Any]]]:
     parts: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(path) as tar:
+    with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
         for member in tar:
             name, _, suffix = member.name.partition(".")
             file = tar.extractfile(member)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -17,6 +16,7 @@ from distfacegan.core.landmarks import nme
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report import mirror
 from distfacegan.report.contents import Contents, Table, choose
+from distfacegan.store.location import Location
 
 GRID_FACES = 64
 NUM_LABELLED = 12  # faces of a figure that shows landmarks
@@ -268,8 +268,9 @@ def _uri(pixels: np.ndarray) -> str:
     return "data:image/webp;base64," + base64.b64encode(encode(pixels, ".webp")).decode()
 
 
-def _read_picture(path: Path) -> np.ndarray:
-    pixels = cv2.imread(str(path), cv2.IMREAD_COLOR)
+def _read_picture(path: Location) -> np.ndarray:
+    data = np.frombuffer(path.read_bytes(), np.uint8)
+    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if pixels is None:
         raise RunDirectoryError(f"{path} is damaged: it is no picture; delete it")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

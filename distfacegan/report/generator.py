@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from distfacegan.core.networks import Generator
 from distfacegan.store import files, networks
+from distfacegan.store.location import locate
 from distfacegan.store.run_directory import RunDirectory
 
 
@@ -23,7 +23,7 @@ def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> tuple[Generato
     given = [spec.get(stage, {}).get("generator") for stage in ("invert", "synthesize")]
     checkpoints = networks.checkpoints(run.began / "checkpoints")[-1:]
     own = [path for path in (run.began / "generator",) if path.is_dir()]
-    for path in [*own, *(Path(path) for path in given if path), *checkpoints]:
+    for path in [*own, *(locate(path) for path in given if path), *checkpoints]:
         if path not in own and not networks.weights_file(path, "generator").is_file():
             continue  # weights that the spec names may have stayed on another machine
         state = networks.load(path, "generator")

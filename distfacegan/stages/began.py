@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import time
 from typing import Any
@@ -20,6 +19,7 @@ from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.progress import Progress
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
 from distfacegan.store import latents, metrics, networks, shards
+from distfacegan.store.location import remove_tree
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -50,7 +50,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     without = inputs(spec, run)["without_shards"]
     if not _any_face(run):
         raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
-    storage = run.began / "ray"
+    path, filesystem = cluster.storage(run.began / "ray")
     cluster.require(section.workers, "began.workers")
     threads = cluster.cpus_each(section.workers)
     trainer: Any = ray.train.torch.TorchTrainer(
@@ -68,7 +68,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         ),
         run_config=ray.train.RunConfig(
             name=f"{started:.0f}",
-            storage_path=str(storage),
+            storage_path=path,
+            storage_filesystem=filesystem,
             failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
         ),
     )
@@ -86,7 +87,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             watch.stop()
     if diverged:
         raise diverged
-    shutil.rmtree(storage, ignore_errors=True)  # Ray's own account of a training that is over
+    remove_tree(run.began / "ray")  # Ray's own account of a training that is over
     run.end("began", finished=True, started=started, steps=section.steps - first)
     meta = networks.read_meta(run.began / weights.GENERATOR)
     return Outcome(f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}")

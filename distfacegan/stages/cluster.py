@@ -6,10 +6,13 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
+import pyarrow.fs
 import ray
 
 from distfacegan.errors import SpecError
+from distfacegan.store.location import Location, file_system
 
 log = logging.getLogger(__name__)
 
@@ -74,3 +77,10 @@ def cpus_each(workers: int) -> int:
 def device() -> str:
     """Return the torch device of the workers of GPU stages."""
     return "cuda" if _count("GPU") else "cpu"
+
+
+def storage(folder: Location) -> tuple[str, pyarrow.fs.FileSystem | None]:
+    """Return the storage_path and storage_filesystem that mean a folder to Ray Train and Tune."""
+    if isinstance(folder, Path):
+        return str(folder), None
+    return folder.path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(file_system(folder)))

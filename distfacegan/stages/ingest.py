@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from pathlib import Path
 from typing import Any
 
 import cv2
@@ -20,6 +19,7 @@ from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import latents
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 
@@ -31,7 +31,7 @@ NAMED = 10  # photos that cannot be read; `photos/status` knows all of them
 class IngestWorker:
     """Crops the photos of shards. A plain class: tests use it without Ray."""
 
-    def __init__(self, source: Source, store: Path, markers: Path, resolution: int) -> None:
+    def __init__(self, source: Source, store: Location, markers: Location, resolution: int) -> None:
         self._source, self._markers, self._resolution = source, markers, resolution
         self._photos = latents.open_group(store, "photos")
         cv2.setNumThreads(1)  # one worker a core: more threads would only wait for each other

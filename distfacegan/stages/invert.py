@@ -7,7 +7,6 @@ import math
 import threading
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ from distfacegan.stages import cluster, surrogate
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import latents, shards
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 
@@ -40,15 +40,15 @@ class InvertWorker:
 
     def __init__(
         self,
-        photos: Path,
-        store: Path,
-        markers: Path,
-        generator: Path,
+        photos: Location,
+        store: Location,
+        markers: Location,
+        generator: Location,
         *,
         search: Mapping[str, Any],
         batch: int,
         retry: Mapping[str, Any] | None = None,
-        surrogate_folder: Path | None = None,
+        surrogate_folder: Location | None = None,
         device: str = "cpu",
     ) -> None:
         """Load what is on disk. `search` holds SEARCH_SETTINGS, `retry` that of a spec."""
@@ -191,7 +191,7 @@ def _precision(asked: str, run: RunDirectory) -> str:
     return asked
 
 
-def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Path) -> Path | None:
+def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Location) -> Location | None:
     """Return the folder of the surrogate that recipe fast needs, made first where it is not."""
     section = spec.invert
     assert section is not None

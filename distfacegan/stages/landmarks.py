@@ -19,6 +19,7 @@ from distfacegan.stages import cluster, ingest
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import files, latents, shards
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 
@@ -28,8 +29,8 @@ class LandmarkWorker:
 
     def __init__(
         self,
-        store: Path,
-        markers: Path,
+        store: Location,
+        markers: Location,
         *,
         detector: Literal["face_alignment", "onnx", "annotations"],
         model: Path | None = None,

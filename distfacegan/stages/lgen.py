@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Collection
 from typing import Any
@@ -24,6 +23,7 @@ from distfacegan.stages import cluster
 from distfacegan.stages.lgen_search import VARIED, Rows, Variant, choose, fit, gpu_share
 from distfacegan.stages.outcome import Outcome
 from distfacegan.store import files, latents, networks, shards
+from distfacegan.store.location import remove_tree
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -96,7 +96,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
     files.write_json(run.lgen / "trials.json", trials)
     files.write_json(run.lgen / "evaluation.json", evaluation)
-    shutil.rmtree(run.lgen / "tune", ignore_errors=True)
+    remove_tree(run.lgen / "tune")
     run.end("lgen", finished=True, started=started, rows=len(data.z))
     return Outcome(
         f"NME {evaluation['nme']:.4f} on test rows, mean shape {evaluation['nme_mean_shape']:.4f}"

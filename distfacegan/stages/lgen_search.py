@@ -5,8 +5,6 @@ from __future__ import annotations
 import itertools
 import logging
 import math
-import shutil
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,6 +20,7 @@ from distfacegan.core.seeding import permutation
 from distfacegan.spec import LGen
 from distfacegan.stages import cluster
 from distfacegan.stages.progress import Progress
+from distfacegan.store.location import Location, remove_tree
 from distfacegan.store.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -72,6 +71,7 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
         ),
         {"cpu": 1, "gpu": gpu_share()},
     )
+    path, filesystem = cluster.storage(run.lgen / "tune")
     tuner = _restore(run.lgen / "tune" / "search", trainable) or tune.Tuner(
         trainable,
         param_space=space,
@@ -85,7 +85,8 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
         ),
         run_config=tune.RunConfig(
             name="search",
-            storage_path=str(run.lgen / "tune"),
+            storage_path=path,
+            storage_filesystem=filesystem,
             verbose=0,
             callbacks=[_Show(len(variants))],
         ),
@@ -132,17 +133,22 @@ def _variant(choices: list[list[Any]], index: int) -> Variant:
     }
 
 
-def _restore(folder: Path, trainable: Any) -> tune.Tuner | None:
+def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
     """Return the interrupted search in a folder, if there is one that can go on."""
-    if not tune.Tuner.can_restore(str(folder)):
+    path, filesystem = cluster.storage(folder)
+    if not tune.Tuner.can_restore(path, filesystem):
         return None
     try:
         return tune.Tuner.restore(
-            str(folder), trainable, resume_unfinished=True, resume_errored=True
+            path,
+            trainable,
+            resume_unfinished=True,
+            resume_errored=True,
+            storage_filesystem=filesystem,
         )
     except Exception as error:  # Ray pickles its state: another version can fail at anything
         log.warning("lgen: the interrupted search cannot go on and begins anew: %s", error)
-        shutil.rmtree(folder)
+        remove_tree(folder)
         return None
 
 

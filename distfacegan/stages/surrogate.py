@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,6 +12,7 @@ from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.surrogate import SurrogateTraining, draw_pictures, unexplained
 from distfacegan.errors import DistfaceganError
 from distfacegan.store import networks
+from distfacegan.store.location import Location
 
 log = logging.getLogger(__name__)
 
@@ -21,12 +20,12 @@ HELD_OUT = 500  # pictures that measure what the surrogate knows
 CHECKPOINT_EVERY = 1000  # steps
 
 
-def is_ready(folder: Path, made_of: dict[str, Any]) -> bool:
+def is_ready(folder: Location, made_of: dict[str, Any]) -> bool:
     """Say whether a folder holds the finished surrogate of this generator and these settings."""
     return _is_of(folder, made_of) and "unexplained" in networks.read_meta(folder)
 
 
-def prepare(folder: Path, generator: Path, made_of: dict[str, Any], *, device: str) -> None:
+def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, device: str) -> None:
     """Train the surrogate of a generator into `folder`, or finish its training.
 
     `made_of` holds seed, pictures, steps and width, and the generator's digest. Its pictures and
@@ -61,7 +60,7 @@ def prepare(folder: Path, generator: Path, made_of: dict[str, Any], *, device: s
     networks.save(folder, finished, {**made_of, "unexplained": share})
 
 
-def progress(folder: Path, made_of: dict[str, Any]) -> str:
+def progress(folder: Location, made_of: dict[str, Any]) -> str:
     """Say how far an unfinished surrogate is."""
     drawn, partial = _drafts(folder)
     try:
@@ -72,17 +71,17 @@ def progress(folder: Path, made_of: dict[str, Any]) -> str:
         return "is being trained"
 
 
-def discard_drafts(folder: Path) -> None:
+def discard_drafts(folder: Location) -> None:
     """Delete what only an unfinished surrogate needs."""
     for draft in _drafts(folder):
-        shutil.rmtree(draft, ignore_errors=True)
+        networks.remove(draft)
 
 
-def _drafts(folder: Path) -> tuple[Path, Path]:
+def _drafts(folder: Location) -> tuple[Location, Location]:
     return folder.with_name("pictures"), folder.with_name("partial")
 
 
-def _load(folder: Path, made_of: dict[str, Any], *names: str) -> dict[str, Any] | None:
+def _load(folder: Location, made_of: dict[str, Any], *names: str) -> dict[str, Any] | None:
     """Return what a draft holds; None where there is none, or a damaged one, or another's."""
     try:
         if _is_of(folder, made_of):
@@ -92,7 +91,7 @@ def _load(folder: Path, made_of: dict[str, Any], *names: str) -> dict[str, Any] 
     return None
 
 
-def _is_of(folder: Path, made_of: dict[str, Any]) -> bool:
+def _is_of(folder: Location, made_of: dict[str, Any]) -> bool:
     if not (folder / "meta.json").exists():
         return False
     meta = networks.read_meta(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import dataset, shards
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 
@@ -29,10 +29,10 @@ class SynthesizeWorker:
 
     def __init__(
         self,
-        folder: Path,
-        markers: Path,
-        generator: Path,
-        lgen: Path,
+        folder: Location,
+        markers: Location,
+        generator: Location,
+        lgen: Location,
         *,
         seed: int,
         jpeg_quality: int,
@@ -140,7 +140,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     )
 
 
-def _networks(spec: JobSpec, run: RunDirectory) -> tuple[Path, Path]:
+def _networks(spec: JobSpec, run: RunDirectory) -> tuple[Location, Location]:
     section = spec.synthesize
     assert section is not None
     generator = weights.generator_path(run, section.generator)

@@ -11,22 +11,22 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 
 from distfacegan.store import files
+from distfacegan.store.location import Location
 
 
-def shard_path(folder: Path, shard: int) -> Path:
+def shard_path(folder: Location, shard: int) -> Location:
     """Return where the tar file of a shard stands."""
     return folder / f"{shard:05d}.tar"
 
 
 def write_shard(
-    path: Path, samples: Iterable[tuple[int, np.ndarray, Mapping[str, Any]]], jpeg_quality: int
+    path: Location, samples: Iterable[tuple[int, np.ndarray, Mapping[str, Any]]], jpeg_quality: int
 ) -> str:
     """Write samples (index, face u8 [r, r, 3] RGB, labels) as a tar file; return its digest."""
     buffer = io.BytesIO()
@@ -39,7 +39,7 @@ def write_shard(
     return files.digest(buffer.getbuffer())
 
 
-def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+def write_manifest(folder: Location, manifest: Mapping[str, Any]) -> None:
     """Write manifest.json and the dataset card README.md beside the tar files."""
     files.write_json(folder / "manifest.json", manifest)
     files.write_bytes(folder / "README.md", _CARD.format(**manifest).encode())

@@ -1,4 +1,4 @@
-"""Small files that are either whole or absent: write elsewhere, flush, rename."""
+"""Small files that are either whole or absent: write elsewhere, flush, rename; or put."""
 
 from __future__ import annotations
 
@@ -6,14 +6,19 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distfacegan.errors import RunDirectoryError
+from distfacegan.store.location import Location, read_all
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Location, data: bytes) -> None:
     """Replace `path` by `data`: a reader, or a crash, sees the old file or the new one."""
+    if not isinstance(path, Path):
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
@@ -37,15 +42,24 @@ def flush(path: Path) -> None:
         os.close(handle)
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Location, value: Any) -> None:
     """Replace `path` by the JSON text of `value`."""
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Location) -> Any:
     """Return what the JSON file at `path` says; raises RunDirectoryError if it is damaged."""
+    return _parse(path, path.read_bytes())
+
+
+def read_all_json(paths: Sequence[Location]) -> list[Any]:
+    """Return what `read_json` returns of many files, many at once."""
+    return [_parse(path, data) for path, data in zip(paths, read_all(paths), strict=True)]
+
+
+def _parse(path: Location, data: bytes) -> Any:
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(data)
     except ValueError as error:
         raise RunDirectoryError(
             f"{path} is damaged ({error}); `distfacegan verify` mends it"
@@ -57,10 +71,9 @@ def digest(data: bytes | memoryview) -> str:
     return hashlib.blake2b(data, digest_size=16).hexdigest()
 
 
-def file_digest(path: Path) -> str:
-    """Return `digest` of a file's bytes, read piece by piece."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+def file_digest(path: Location) -> str:
+    """Return `digest` of a file's bytes."""
+    return digest(path.read_bytes())
 
 
 def _umask() -> int:

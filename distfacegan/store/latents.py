@@ -19,9 +19,12 @@ from pathlib import Path
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.sync import sync
+from zarr.storage import LocalStore, ObjectStore
 
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files, shards
+from distfacegan.store.location import Location, object_store
 from distfacegan.store.shards import Shard, ShardStats
 
 _ADVICE = "`distfacegan verify` names every damaged shard, and `run` makes it again."
@@ -62,14 +65,14 @@ GROUPS: dict[str, dict[str, ArraySchema]] = {
 
 
 def create_group(
-    store: Path, name: str, *, num_rows: int, shard_rows: int, **lengths: int
+    store: Location, name: str, *, num_rows: int, shard_rows: int, **lengths: int
 ) -> zarr.Group:
     """Create the arrays of group `name`, or open them if they are there already.
 
     `lengths` gives the letters of the schema (R, Z). Raises RunDirectoryError if the arrays on
     disk are of other lengths.
     """
-    root = zarr.open_group(store, mode="a")
+    root = zarr.open_group(_zarr_store(store), mode="a")
     if name in root and "shard_rows" in root[name].attrs:
         group = open_group(store, name)
         found = schema_differences(group, num_rows=num_rows, shard_rows=shard_rows, **lengths)
@@ -84,16 +87,16 @@ def create_group(
     return open_group(store, name)
 
 
-def create_group_of(photos: zarr.Group, store: Path, name: str, **lengths: int) -> zarr.Group:
+def create_group_of(photos: zarr.Group, store: Location, name: str, **lengths: int) -> zarr.Group:
     """Create a group with the rows and shards of the group `photos`, as `create_group` does."""
     rows, of_shard = num_rows(photos), shard_rows(photos)
     return create_group(store, name, num_rows=rows, shard_rows=of_shard, **lengths)
 
 
-def open_group(store: Path, name: str) -> zarr.Group:
+def open_group(store: Location, name: str) -> zarr.Group:
     """Open group `name` for reading and writing; raises RunDirectoryError if it is not there."""
     try:
-        return zarr.open_group(store, path=name, mode="r+")
+        return zarr.open_group(_zarr_store(store), path=name, mode="r+")
     except (FileNotFoundError, KeyError):
         raise RunDirectoryError(
             f"{store} has no group {name!r}: run the stage {WRITTEN_BY[name]} first"
@@ -130,7 +133,7 @@ def plan(group: zarr.Group) -> list[Shard]:
 def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np.ndarray:
     """Return rows of an array; damage is a RunDirectoryError that names the array and the rows."""
     where = slice(rows.start, rows.stop) if isinstance(rows, Shard) else rows
-    if isinstance(rows, Shard) and not _shard_file(group, array, rows).exists():
+    if isinstance(rows, Shard) and not sync(group.store.exists(_shard_key(group, array, rows))):
         raise RunDirectoryError(f"{group.store_path}/{array}: {rows} is missing. {_ADVICE}")
     try:
         return np.asarray(_array(group, array)[where])
@@ -142,7 +145,7 @@ def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np
 
 def commit(
     group: zarr.Group,
-    markers: Path,
+    markers: Location,
     shard: Shard,
     arrays: Mapping[str, np.ndarray],
     started: float,
@@ -160,8 +163,9 @@ def commit(
     with zarr.config.set({"array.write_empty_chunks": True}):
         for name, values in arrays.items():
             _array(group, name)[shard.start : shard.stop] = values
-    for name in schema:
-        files.flush(_shard_file(group, name, shard))
+    if isinstance(group.store, LocalStore):
+        for name in schema:
+            files.flush(group.store.root / _shard_key(group, name, shard))
     digests = {f"{group.basename}/{name}": rows_digest(arrays[name]) for name in schema}
     statuses = shards.count_statuses(arrays["status"])
     return shards.mark_done(
@@ -179,7 +183,7 @@ def rows_digest(values: np.ndarray) -> str:
 def discard(group: zarr.Group, shard: Shard) -> None:
     """Delete what is stored of a shard, so that its damage does not outlive its rewriting."""
     for name in GROUPS[group.basename]:
-        _shard_file(group, name, shard).unlink(missing_ok=True)
+        sync(group.store.delete(_shard_key(group, name, shard)))
 
 
 def lengths(group: zarr.Group) -> dict[str, int]:
@@ -246,10 +250,16 @@ def _shape(schema: ArraySchema, num_rows: int, lengths: Mapping[str, int]) -> tu
     return (num_rows, *inner)
 
 
-def _shard_file(group: zarr.Group, name: str, shard: Shard) -> Path:
+def _shard_key(group: zarr.Group, name: str, shard: Shard) -> str:
+    """Return the key in the group's store of the object that holds a shard of an array."""
     array = _array(group, name)
     key = array.metadata.encode_chunk_key((shard.index,) + (0,) * (array.ndim - 1))
-    return Path(str(group.store_path).removeprefix("file://")) / name / key
+    return f"{array.path}/{key}"
+
+
+def _zarr_store(location: Location) -> Location | ObjectStore:
+    """Return what Zarr opens: a local path, or obstore's store of a URL."""
+    return location if isinstance(location, Path) else ObjectStore(object_store(location))
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:

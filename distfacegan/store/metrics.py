@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files
+from distfacegan.store.location import Location
 
 
-def append(path: Path, metrics: Mapping[str, Any]) -> None:
+def append(path: Location, metrics: Mapping[str, Any]) -> None:
     """Add one line."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        file.write(json.dumps(metrics) + "\n")
+    written = path.read_bytes() if path.exists() else b""  # an object store cannot append
+    files.write_bytes(path, written + (json.dumps(metrics) + "\n").encode())
 
 
-def read(path: Path) -> list[dict[str, Any]]:
+def read(path: Location) -> list[dict[str, Any]]:
     """Return the lines; a last one that is still being written is left out.
 
     Raises RunDirectoryError if the file is damaged.
@@ -32,7 +31,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
 
 
-def truncate(path: Path, step: int) -> None:
+def truncate(path: Location, step: int) -> None:
     """Drop the lines after `step`: training goes on from there and writes them again."""
     kept = [line for line in read(path) if line["step"] <= step]
     files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import json
 import os
-import shutil
 import socket
 import time
 from collections.abc import Iterator, Mapping
@@ -24,7 +23,8 @@ from typing import Any
 import filelock
 
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import files, shards
+from distfacegan.store import files, lease, shards
+from distfacegan.store.location import Location, remove_tree
 
 STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
 
@@ -33,53 +33,53 @@ STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "repor
 class RunDirectory:
     """The paths inside one run directory, and the records of its stages."""
 
-    root: Path
+    root: Location
 
     @property
-    def job(self) -> Path:
+    def job(self) -> Location:
         """The resolved spec of the last run."""
         return self.root / "job.yaml"
 
     @property
-    def latents(self) -> Path:
+    def latents(self) -> Location:
         """The Zarr group of all rows."""
         return self.root / "latents.zarr"
 
     @property
-    def began(self) -> Path:
+    def began(self) -> Location:
         """Checkpoints, samples, metrics.jsonl and the finished generator."""
         return self.root / "began"
 
     @property
-    def metrics(self) -> Path:
+    def metrics(self) -> Location:
         """What was measured in BEGAN's training (store/metrics.py)."""
         return self.began / "metrics.jsonl"
 
     @property
-    def surrogate(self) -> Path:
+    def surrogate(self) -> Location:
         """What the inversion learnt of its generator before the first face (recipe fast)."""
         return self.root / "invert" / "surrogate"
 
     @property
-    def lgen(self) -> Path:
+    def lgen(self) -> Location:
         """The landmark generator, its trials and its evaluation."""
         return self.root / "lgen"
 
     @property
-    def synthetic(self) -> Path:
+    def synthetic(self) -> Location:
         """The generated dataset."""
         return self.root / "synthetic"
 
     @property
-    def report(self) -> Path:
+    def report(self) -> Location:
         """The page and its numbers."""
         return self.root / "report"
 
-    def markers(self, stage: str) -> Path:
+    def markers(self, stage: str) -> Location:
         """Return the folder of a stage's shard markers."""
         return self.root / "shards" / stage
 
-    def record_path(self, stage: str) -> Path:
+    def record_path(self, stage: str) -> Location:
         """Return where a stage's record stands."""
         return self.root / "stages" / f"{stage}.json"
 
@@ -97,7 +97,7 @@ class RunDirectory:
 
     def exists(self) -> bool:
         """Tell whether the folder is a run directory, begun at least."""
-        return (self.root / ".lock").exists() or self.job.exists()
+        return any(path.exists() for path in (self._lock_path, self._holder_path, self.job))
 
     def identity(self, stage: str) -> str:
         """Return a digest of what a stage was begun with, its inputs' identities included."""
@@ -158,10 +158,10 @@ class RunDirectory:
         with contextlib.suppress(RunDirectoryError):  # of a damaged record, which goes too
             self.note(stage, finished=False)
         for path in (self.markers(stage), *self._outputs(stage)):
-            shutil.rmtree(path, ignore_errors=True)
+            remove_tree(path)
         self.record_path(stage).unlink(missing_ok=True)
 
-    def _outputs(self, stage: str) -> list[Path]:
+    def _outputs(self, stage: str) -> list[Location]:
         return {
             "ingest": [self.latents / "photos"],
             "landmarks": [self.latents / "landmarks"],
@@ -173,12 +173,18 @@ class RunDirectory:
         }[stage]
 
     @property
-    def _holder_path(self) -> Path:
+    def _lock_path(self) -> Location:
+        return self.root / ".lock"
+
+    @property
+    def _holder_path(self) -> Location:
         return self.root / ".holder.json"
 
     def holder(self) -> dict[str, Any] | None:
         """Return who holds the run directory (job, process, host, since); None if nobody does."""
-        lock = filelock.FileLock(self.root / ".lock", timeout=0)
+        if not isinstance(self.root, Path):
+            return lease.holder(self._holder_path)
+        lock = filelock.FileLock(str(self._lock_path), timeout=0)
         try:
             with lock:
                 return None
@@ -192,27 +198,38 @@ class RunDirectory:
     def lock(self, job: str) -> Iterator[None]:
         """Hold the run directory for one job; a second one is refused by the name of the first.
 
-        The lock is the operating system's: it ends with the process, however that dies.
+        Raises RunDirectoryError.
         """
+        since = time.strftime("%Y-%m-%d %H:%M:%S")
+        who = {"job": job, "process": os.getpid(), "host": socket.gethostname(), "since": since}
+        local = isinstance(self.root, Path)
+        held = self._lock(who) if local else lease.hold(self._holder_path, who)
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(held)
+            except lease.HeldError:
+                by = self.holder() or {}
+                raise RunDirectoryError(
+                    f"{self.root} is in use by job {by.get('job', '?')!r} "
+                    f"(process {by.get('process', '?')} on {by.get('host', '?')}, "
+                    f"since {by.get('since', '?')}). Wait for it, or use another run directory."
+                ) from None
+            yield
+
+    @contextlib.contextmanager
+    def _lock(self, who: Mapping[str, Any]) -> Iterator[None]:
+        """Hold the operating system's lock, which ends with the process, however that dies."""
         self.root.mkdir(parents=True, exist_ok=True)
-        holder = self._holder_path
-        lock = filelock.FileLock(self.root / ".lock", timeout=0)
+        lock = filelock.FileLock(str(self._lock_path), timeout=0)
         try:
             lock.acquire()
         except filelock.Timeout:
-            by = self.holder() or {}
-            raise RunDirectoryError(
-                f"{self.root} is in use by job {by.get('job', '?')!r} "
-                f"(process {by.get('process', '?')} on {by.get('host', '?')}, "
-                f"since {by.get('since', '?')}). Wait for it, or use another run directory."
-            ) from None
+            raise lease.HeldError from None
         try:
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            who = {"job": job, "process": os.getpid(), "host": socket.gethostname()}
-            files.write_json(holder, who | {"since": since})
+            files.write_json(self._holder_path, who)
             yield
         finally:
-            holder.unlink(missing_ok=True)
+            self._holder_path.unlink(missing_ok=True)
             lock.release()
 
 

@@ -13,12 +13,12 @@ import os
 import socket
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distfacegan.store import files
+from distfacegan.store.location import Location, numbered
 
 
 class Status(enum.IntEnum):
@@ -97,13 +97,13 @@ def in_words(statuses: Mapping[str, int], sums: Mapping[str, float] | None = Non
     return words
 
 
-def marker_path(folder: Path, shard: int) -> Path:
+def marker_path(folder: Location, shard: int) -> Location:
     """Return where the marker of a shard stands in its stage's folder."""
     return folder / f"{shard:05d}.json"
 
 
 def mark_done(
-    folder: Path,
+    folder: Location,
     shard: Shard,
     *,
     statuses: Mapping[str, int],
@@ -128,14 +128,14 @@ def mark_done(
     return stats
 
 
-def done(folder: Path) -> set[int]:
+def done(folder: Location) -> set[int]:
     """Return the numbers of the shards that have a marker."""
-    return {int(path.stem) for path in folder.glob("[0-9]*.json")}
+    return {int(path.stem) for path in numbered(folder, ".json")}
 
 
-def read_markers(folder: Path) -> list[ShardStats]:
+def read_markers(folder: Location) -> list[ShardStats]:
     """Return what every marker of a stage says, by shard number."""
-    return [ShardStats(**files.read_json(path)) for path in sorted(folder.glob("[0-9]*.json"))]
+    return [ShardStats(**found) for found in files.read_all_json(numbered(folder, ".json"))]
 
 
 def totals(markers: list[ShardStats]) -> dict[str, Any]:

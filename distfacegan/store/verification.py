@@ -5,14 +5,13 @@ What is damaged loses its marker, so that the next run makes it again; nothing e
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
-from pathlib import Path
 
 import zarr
 
 from distfacegan.errors import DistfaceganError
 from distfacegan.store import dataset, files, latents, networks, shards
+from distfacegan.store.location import Location, ObjectStoreError, numbered, remove_tree
 from distfacegan.store.run_directory import STAGES, RunDirectory
 from distfacegan.store.shards import Shard, ShardStats
 
@@ -59,7 +58,7 @@ def _verify_stage(run: RunDirectory, stage: str) -> Iterator[str]:
         if record["finished"] and not (run.synthetic / "manifest.json").exists():
             yield f"{run.synthetic / 'manifest.json'} is missing; to be made again"
     if stage == "began":
-        yield from _verify_networks(sorted((run.began / "checkpoints").glob("[0-9]*")))
+        yield from _verify_networks(numbered(run.began / "checkpoints"))
         yield from _verify_networks([run.began / "generator"], expected=record["finished"])
     if stage == "lgen":
         folders = [run.lgen / "final", run.lgen / "held_out"]
@@ -79,11 +78,13 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
         group = latents.open_group(run.latents, name)
         plan = latents.plan(group)
         wrong = latents.schema_differences(group, **latents.lengths(group))
+    except ObjectStoreError:
+        raise  # nothing is known of the group
     except Exception as error:  # a damaged zarr.json can raise anything
         wrong = [f"  cannot be opened: {error}"]
     if wrong:
-        shutil.rmtree(run.markers(stage), ignore_errors=True)
-        shutil.rmtree(run.latents / name, ignore_errors=True)
+        remove_tree(run.markers(stage))
+        remove_tree(run.latents / name)
         yield "\n".join(
             [f"{run.latents / name} is not what it should be; to be done again", *wrong]
         )
@@ -106,6 +107,8 @@ def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
         name = array.partition("/")[2]
         try:
             rows = latents.read(group, name, shard)
+        except ObjectStoreError:
+            raise  # nothing is known of the rows
         except Exception as error:  # whatever a codec makes of damaged bytes
             yield f"{array} cannot be read ({str(error).splitlines()[0]})"
             continue
@@ -142,7 +145,7 @@ def _checked_markers(
     The others are deleted.
     """
     good, damage = [], {}
-    for path in sorted(run.markers(stage).glob("[0-9]*.json")):
+    for path in numbered(run.markers(stage), ".json"):
         index = int(path.stem)
         shard = plan[index] if index < len(plan) else None
         try:
@@ -170,7 +173,7 @@ def _missing(run: RunDirectory, stage: str, plan: list[Shard], damaged: set[int]
         )
 
 
-def _verify_networks(folders: list[Path], expected: bool = False) -> Iterator[str]:
+def _verify_networks(folders: list[Location], expected: bool = False) -> Iterator[str]:
     for folder in folders:
         if not folder.exists():
             if expected:
@@ -178,8 +181,10 @@ def _verify_networks(folders: list[Path], expected: bool = False) -> Iterator[st
             continue
         try:
             damage = networks.damaged(folder)
+        except ObjectStoreError:
+            raise
         except Exception as error:  # a damaged meta.json
             damage = [str(error)]
         if damage:
-            shutil.rmtree(folder)
+            networks.remove(folder)
             yield f"{', '.join(damage)}; to be made again"

@@ -1,0 +1,213 @@
+"""Run directories in an object store, over a real connection to a local S3 server."""
+
+import json
+import pickle
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from distfacegan.cli import main
+from distfacegan.errors import CheckpointError, RunDirectoryError
+from distfacegan.store import latents, lease, location, metrics, networks, shards
+from distfacegan.store.location import locate, object_store
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Status
+from distfacegan.store.verification import verify
+from tests.s3 import Faults, serve
+
+pytestmark = pytest.mark.timeout(120)
+
+
+@pytest.fixture(scope="module")
+def s3():
+    with serve() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        yield environment
+
+
+@pytest.fixture
+def run(s3, request):
+    """A new run directory in the store."""
+    return RunDirectory(locate(f"s3://faces/{request.node.name[:60]}"))
+
+
+@pytest.fixture
+def quick_lease(monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 0.2)
+    monkeypatch.setattr(lease, "EXPIRES_S", 1.5)
+
+
+def write_photos(run, num_rows=10):
+    """Write a group of photos of random pixels in shards of 4 rows; return its pixels."""
+    run.begin("ingest", {}, {})
+    group = latents.create_group(run.latents, "photos", num_rows=num_rows, shard_rows=4, R=8)
+    images = np.random.default_rng(0).integers(0, 256, (num_rows, 8, 8, 3), np.uint8)
+    for shard in latents.plan(group):
+        arrays = latents.blank(group, len(shard))
+        arrays["image"][:], arrays["status"][:] = images[shard.rows], Status.OK
+        latents.commit(group, run.markers("ingest"), shard, arrays, time.time())
+    run.note("ingest", rows=num_rows, shards=3)
+    run.end("ingest", finished=True, started=time.time())
+    return images
+
+
+@pytest.mark.parametrize("scheme", ["s3", "gs", "az"])
+def test_a_url_is_kept_as_it_is_and_travels(scheme):
+    url = f"{scheme}://bucket/a/run"
+    there = pickle.loads(pickle.dumps(RunDirectory(locate(url + "/"))))
+    assert str(there.root) == url
+    assert str(there.markers("invert")) == f"{url}/shards/invert"
+
+
+def test_the_store_of_every_scheme_is_obstores(monkeypatch):
+    monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "account")
+    kinds = [type(object_store(locate(f"{s}://bucket/run"))).__name__ for s in ("s3", "gs", "az")]
+    assert kinds == ["S3Store", "GCSStore", "AzureStore"]
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("s3://faces", "a bucket and a folder"),
+        ("s3://faces/..", "a bucket and a folder"),
+        ("ftp://host/run", "ftp:// is not known"),
+        ("s3://key:secret@faces/run", "credentials do not belong into a URL"),
+        ("s3://faces/run?sig=secret", "credentials do not belong into a URL"),
+    ],
+)
+def test_a_url_that_is_no_place_of_ours_is_refused(url, words, capsys):
+    with pytest.raises(ValueError, match=words) as refusal:
+        locate(url)
+    assert "secret" not in str(refusal.value)
+    assert main(["status", url]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_rows_come_back_as_they_were_written(run):
+    images = write_photos(run)
+    group = latents.open_group(run.latents, "photos")
+    np.testing.assert_array_equal(latents.read(group, "image"), images)
+    assert shards.totals(shards.read_markers(run.markers("ingest")))["statuses"] == {"ok": 10}
+    assert run.finished("ingest")
+
+
+def test_a_flipped_bit_is_named_and_only_its_shard_is_to_be_done_again(run):
+    write_photos(run)
+    assert verify(run) == []
+    store = object_store(run.latents)
+    (key,) = (
+        found["path"]
+        for batch in store.list("photos/image/c/1", return_arrow=False)
+        for found in batch
+    )
+    data = bytearray(store.get(key).bytes())
+    data[len(data) // 3] ^= 1
+    store.put(key, bytes(data))
+    (finding,) = verify(run)
+    assert "shard 1 (rows 4 to 7)" in finding
+    assert shards.done(run.markers("ingest")) == {0, 2}
+    group = latents.open_group(run.latents, "photos")
+    with pytest.raises(RunDirectoryError, match=r"shard 1 .* is missing"):
+        latents.read(group, "image", latents.plan(group)[1])
+
+
+def test_a_checkpoint_is_there_when_its_meta_is(run):
+    folder = run.began / "checkpoints" / "00000100"
+    networks.save(folder, {"g": {"w": torch.ones(3)}}, {"step": 100})
+    assert [path.name for path in networks.checkpoints(run.began / "checkpoints")] == ["00000100"]
+    assert networks.load(folder, "g")["w"].tolist() == [1, 1, 1]
+    (folder / "g.safetensors").write_bytes((folder / "g.safetensors").read_bytes()[:-1] + b"x")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        networks.load(folder, "g")
+    (folder / "meta.json").unlink()
+    assert networks.checkpoints(run.began / "checkpoints") == []
+
+
+def test_metrics_grow_and_are_cut(run):
+    for step in (1, 2, 3):
+        metrics.append(run.metrics, {"step": step})
+    metrics.truncate(run.metrics, 2)
+    assert metrics.read(run.metrics) == [{"step": 1}, {"step": 2}]
+
+
+def test_what_a_stage_wrote_can_be_cleared(run):
+    write_photos(run)
+    run.clear("ingest")
+    assert run.record("ingest") is None
+    assert shards.done(run.markers("ingest")) == set()
+    assert not (run.latents / "photos" / "zarr.json").exists()
+
+
+def test_a_second_job_is_refused_by_the_name_of_the_first(run, quick_lease):
+    with run.lock("first"):
+        assert run.holder()["job"] == "first"
+        with pytest.raises(RunDirectoryError, match="in use by job 'first'"), run.lock("second"):
+            pass
+    with run.lock("second"):
+        pass
+    assert run.holder() is None
+
+
+def test_the_lease_of_a_dead_job_is_taken_over_when_it_has_not_been_renewed(run, quick_lease):
+    (run.root / ".holder.json").write_bytes(b'{"job": "dead", "lease": "x"}')
+    began = time.monotonic()
+    with run.lock("next"):
+        assert time.monotonic() - began > 1.5
+        assert run.holder()["job"] == "next"
+
+
+def test_a_job_whose_lease_was_taken_over_stops(run, quick_lease):
+    path = run.root / ".holder.json"
+
+    def sleep_while_another_takes_over():
+        with run.lock("slept"):
+            path.write_bytes(b'{"job": "other", "lease": "x"}')
+            time.sleep(10)
+
+    with pytest.raises(RunDirectoryError, match="taken over by another job"):
+        sleep_while_another_takes_over()
+    assert json.loads(path.read_bytes())["job"] == "other"  # and is left alone
+
+
+def test_a_renewal_whose_answer_was_lost_is_still_ours(run, quick_lease):
+    with run.lock("job"):
+        path = run.root / ".holder.json"
+        path.write_bytes(json.dumps(json.loads(path.read_bytes()) | {"renewals": -1}).encode())
+        time.sleep(1)
+        assert json.loads(path.read_bytes())["renewals"] > 1
+
+
+@pytest.fixture
+def faulty(s3, monkeypatch):
+    """A store that can be made to answer 500, or not at all; requests time out after a second."""
+    proxy = Faults(s3["AWS_ENDPOINT_URL"])
+    monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
+    options = location._OPTIONS["client_options"] | {"timeout": "1s"}
+    monkeypatch.setitem(location._OPTIONS, "client_options", options)
+    yield proxy
+    proxy.close()
+
+
+@pytest.mark.parametrize("fault", ["500", "hang"])
+def test_an_outage_of_the_store_is_waited_for(faulty, run, fault):
+    with faulty.strike(fault, 2):
+        images = write_photos(run)
+    assert faulty.num_faults > 1
+    group = latents.open_group(run.latents, "photos")
+    with faulty.strike(fault, 2):
+        np.testing.assert_array_equal(latents.read(group, "image"), images)
+    assert verify(run) == []
+
+
+def test_an_outage_that_lasts_is_no_damage(faulty, run, monkeypatch, capsys):
+    write_photos(run)
+    retry = location._OPTIONS["retry_config"] | {"max_retries": 1}
+    monkeypatch.setitem(location._OPTIONS, "retry_config", retry)
+    faulty.fault = "500"
+    assert main(["verify", str(run.root)]) == 2
+    assert "the object store" in capsys.readouterr().err
+    faulty.fault = None
+    assert shards.done(run.markers("ingest")) == {0, 1, 2}
