@@ -73,7 +73,7 @@ def object_store(location: Location) -> obstore.store.ObjectStore:
 class ArrowFileSystem(obstore.fsspec.FsspecStore):
     """obstore's file system for pyarrow, which hands a file more than bytes (obstore 0.12)."""
 
-    def _open(self, path: str, mode: str = "rb", **options: Any) -> Any:
+    def _open(self, path: str, mode: Any = "rb", **options: Any) -> Any:  # type: ignore[override]
         file: Any = super()._open(path, mode, **options)
         write = file.write
         file.write = lambda data: write(bytes(data))
