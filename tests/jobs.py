@@ -10,6 +10,7 @@ import yaml
 from distfacegan import specfile
 from distfacegan.spec import JobSpec
 from distfacegan.store import latents
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 
 SMALL_JOB = {
@@ -57,7 +58,7 @@ def arrays(run: RunDirectory) -> dict[str, np.ndarray]:
     """Return every array of a run's store."""
     found = {}
     for name, schema in latents.GROUPS.items():
-        if (run.latents / name).exists():
+        if (run.latents / name / "zarr.json").exists():
             group = latents.open_group(run.latents, name)
             found |= {f"{name}/{array}": latents.read(group, array) for array in schema}
     return found
@@ -69,9 +70,16 @@ def assert_equal_runs(run: RunDirectory, other: RunDirectory) -> None:
     assert found.keys() == expected.keys()
     for name in found:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    for pattern in ("began/generator/*.safetensors", "lgen/final/*.safetensors", "synthetic/*.tar"):
-        paths = sorted(path.relative_to(other.root) for path in other.root.glob(pattern))
-        assert paths == sorted(path.relative_to(run.root) for path in run.root.glob(pattern))
-        for path in paths:
-            same = (run.root / path).read_bytes() == (other.root / path).read_bytes()
-            assert same, f"{path} differs"
+    for folder, suffix in (
+        ("began/generator", ".safetensors"),
+        ("lgen/final", ".safetensors"),
+        ("synthetic", ".tar"),
+    ):
+        here, there = (_files(each.root / folder, suffix) for each in (run, other))
+        assert here.keys() == there.keys() != set()
+        for name in here:
+            assert here[name] == there[name], f"{folder}/{name} differs"
+
+
+def _files(folder: Location, suffix: str) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == suffix}

@@ -11,6 +11,7 @@ import numpy as np
 import ray
 import torch
 from ray import tune
+from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.search.basic_variant import BasicVariantGenerator
 from torch import Tensor
@@ -63,6 +64,7 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
 
     Table I's network is the first trial. An interrupted search goes on where it stopped.
     """
+    _keep_credentials_out_of_logs()
     variants = draw_variants(section, seed)
     space = {name: tune.choice(getattr(section.search, name)) for name in VARIED}
     trainable = tune.with_resources(
@@ -109,6 +111,16 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
     if not trials:
         raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
     return sorted(trials, key=lambda trial: trial["nme"])
+
+
+def _keep_credentials_out_of_logs() -> None:
+    """Take back what Ray Tune does with the driver's AWS credentials.
+
+    It hands them to the trials in a runtime environment, which Ray writes into its logs (2.60,
+    ray/tune/execution/class_cache.py). Every node has credentials of its own.
+    """
+    names = class_cache.ENV_VARS_TO_PROPAGATE
+    names.difference_update({name for name in names if name.startswith("AWS_")})
 
 
 def draw_variants(section: LGen, seed: int) -> list[Variant]:
