@@ -17,6 +17,7 @@ from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.progress import Progress
+from distfacegan.stages.telemetry import Telemetry
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
 from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.location import remove_tree
@@ -77,8 +78,16 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         log.warning("began: trains without the shards %s, which are not done", without)
     run.note("began", steps=section.steps)
     first = last_step(run)
-    with Progress("began", section.steps, "steps", initial=first) as progress:
-        watch = _Watch(run, progress, first)
+    telemetry = Telemetry(
+        run,
+        "began",
+        left=section.steps - first,
+        unit="steps",
+        workers=section.workers,
+        gpus_each=1 if cluster.device() == "cuda" else 0,
+    )
+    with telemetry, Progress("began", section.steps, "steps", initial=first) as progress:
+        watch = _Watch(run, progress, telemetry, first)
         try:
             diverged = trainer.fit().return_value
         except ray.train.TrainingFailedError as error:
@@ -117,9 +126,11 @@ def _train_loop(config: dict[str, Any]) -> TrainingDivergedError | None:
 class _Watch(threading.Thread):
     """Shows the progress of a training that runs elsewhere, from the metrics it writes."""
 
-    def __init__(self, run: RunDirectory, progress: Progress, first: int) -> None:
+    def __init__(
+        self, run: RunDirectory, progress: Progress, telemetry: Telemetry, first: int
+    ) -> None:
         super().__init__(daemon=True)
-        self._run, self._progress, self._shown = run, progress, first
+        self._run, self._progress, self._telemetry, self._shown = run, progress, telemetry, first
         self._over = threading.Event()
         self.start()
 
@@ -138,6 +149,7 @@ class _Watch(threading.Thread):
             last = lines[-1]
             note = f"{last['images_per_s']:.0f} images/s, m_global {last['m_global']:.4f}"
             self._progress.advance(last["step"] - self._shown, f"{note}, k {last['k']:.3f}")
+            self._telemetry.training(last, last["step"] - self._shown)
             self._shown = last["step"]
 
 

@@ -21,6 +21,7 @@ from distfacegan.core.seeding import permutation
 from distfacegan.spec import LGen
 from distfacegan.stages import cluster
 from distfacegan.stages.progress import Progress
+from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store.location import Location, remove_tree
 from distfacegan.store.run_directory import RunDirectory
 
@@ -90,7 +91,7 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Show(len(variants))],
+            callbacks=[_Show(run, len(variants))],
         ),
     )
     results = list(tuner.fit())  # type: ignore[call-overload]
@@ -167,15 +168,23 @@ def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
 class _Show(tune.Callback):
     """Shows every trial that ends. Ray pickles it with the search: the bar comes with the start."""
 
-    def __init__(self, trials: int) -> None:
-        self._trials, self._ended = trials, 0
+    def __init__(self, run: RunDirectory, trials: int) -> None:
+        self._run, self._trials, self._ended = run, trials, 0
         self._progress: Progress | None = None
+        self._telemetry: Telemetry | None = None
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray Tune's hook."""
         if self._progress is None:
             self._progress = Progress("lgen", self._trials, "trials", initial=self._ended)
             self._progress.__enter__()
+            self._telemetry = Telemetry(
+                self._run,
+                "lgen",
+                left=self._trials - self._ended,
+                unit="trials",
+                gpus_each=gpu_share(),
+            ).__enter__()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray Tune's hook."""
@@ -185,11 +194,17 @@ class _Show(tune.Callback):
         log.info("lgen: trial %d of %d: NME %.4f, %s", self._ended, self._trials, error, variant)
         if self._progress is not None:
             self._progress.advance(1)
+        if self._telemetry is not None:
+            errors = [other.last_result.get("nme", float("nan")) for other in trials]
+            seconds = trial.last_result.get("time_total_s", 0)
+            self._telemetry.trial(seconds, float(np.fmin.reduce(errors)))  # ignores NaN
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Ray Tune's hook."""
         if self._progress is not None:
             self._progress.__exit__(None, None, None)
+        if self._telemetry is not None:
+            self._telemetry.__exit__()
 
     def get_state(self) -> dict[str, int]:
         """Return what an interrupted search goes on with."""

@@ -11,6 +11,7 @@ from typing import Any
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.pool import run_shards
 from distfacegan.stages.progress import Progress
+from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store import shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats
@@ -45,15 +46,23 @@ def run_stage(
     todo = [s for s in ready if s.index not in done]
     totals = shards.totals(made)
     statuses, sums = (collections.Counter(totals[name]) for name in ("statuses", "sums"))
-    with Progress(stage, sum(map(len, plan)), unit, initial=totals["rows"]) as progress:
+    num_workers, resources = workers
+    telemetry = Telemetry(
+        run,
+        stage,
+        left=sum(map(len, plan)) - totals["rows"],
+        workers=min(num_workers, len(todo)),
+        gpus_each=resources.get("num_gpus", 0),
+    )
+    with telemetry, Progress(stage, sum(map(len, plan)), unit, initial=totals["rows"]) as progress:
 
         def advance(stats: ShardStats) -> None:
             done.add(stats.shard)
             statuses.update(stats.statuses)
             sums.update(stats.sums)
+            telemetry.shard(stats)
             progress.advance(stats.stop - stats.start, shards.in_words(statuses, sums))
 
-        num_workers, resources = workers
         set_aside = run_shards(
             worker,
             arguments,
@@ -63,6 +72,7 @@ def run_stage(
             on_done=advance,
             in_flight=in_flight,
         )
+        telemetry.set_aside(len(set_aside))
     for failure in set_aside:
         log.error("%s: %s set aside: %s", stage, failure.shard, failure.reason)
     left = len(plan) - len(done)

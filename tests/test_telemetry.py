@@ -1,0 +1,247 @@
+"""What Prometheus finds at a node's endpoint, and the Grafana dashboard that shows it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from distfacegan.stages import telemetry
+
+REPOSITORY = Path(__file__).parents[1]
+DASHBOARD = REPOSITORY / "cluster" / "grafana-dashboard.json"
+OUR_TAGS = {
+    *telemetry.TAGS,
+    "le",
+    *(tag for _, _, tags in telemetry.METRICS.values() for tag in tags),
+}
+
+# In a process of its own: the session's cluster reports only every 10 seconds.
+JOB = """
+import sys, time, urllib.request
+from pathlib import Path
+import ray
+from distfacegan.stages import telemetry
+from distfacegan.stages.sharded import run_stage
+from distfacegan.stages.telemetry import Telemetry
+from distfacegan.store import shards
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import ShardStats
+from tests.fakes import FaultyWorker
+
+folder, temp = map(Path, sys.argv[1:])
+run = RunDirectory(folder)
+run.job.write_text("name: few-faces")
+run.begin("ingest", {}, {})
+landmarks = Telemetry(run, "landmarks", left=1)
+landmarks.failed(OSError("before there is a cluster"))
+ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=str(temp))
+run_stage(
+    run,
+    "ingest",
+    shards.split(38, 5),
+    FaultyWorker,
+    {"folder": folder / "work", "faults": {3: ("raise", 99)}},
+    workers=(2, {"num_cpus": 1}),
+    unit="photos",
+)
+landmarks.failed(OSError("disk full"))
+invert = Telemetry(run, "invert", left=50, workers=1, gpus_each=2)
+invert.shard(ShardStats(0, 0, 20, {"ok": 19, "no face": 1}, {}, 10.0, "host:1", 1010.0))
+invert.shard(ShardStats(1, 20, 40, {"ok": 20}, {}, 7.0, "host:1", 1012.0))  # from 1005
+began = Telemetry(run, "began", left=100, unit="steps", workers=2, gpus_each=1)
+time.sleep(0.1)
+began.training({"images_per_s": 250.0, "m_global": 0.25, "k": 0.5}, 40)
+lgen = Telemetry(run, "lgen", left=3, unit="trials", gpus_each=0.25)
+lgen.trial(8.0, float("nan"))
+lgen.trial(8.0, 0.125)
+telemetry.REFRESH_S = 0.5
+invert.__enter__()
+port = ray.nodes()[0]["MetricsExportPort"]
+def scrape():
+    return urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+for _ in range(100):
+    if "distfacegan_best_nme" in (text := scrape()):
+        break
+    time.sleep(0.2)
+(folder / "scraped").write_text(text)
+time.sleep(6)  # more than two intervals
+(folder / "later").write_text(scrape())
+invert.__exit__()
+ray.shutdown()
+landmarks.failed(OSError("after the end"))
+"""
+
+
+@pytest.fixture(scope="module")
+def scrapes(tmp_path_factory):
+    """What a node exports of a small job, and what it still exports some seconds later."""
+    folder = tmp_path_factory.mktemp("run")
+    done = run_job(folder, RAY_metrics_report_interval_ms="2000")
+    assert done.returncode == 0, done.stderr
+    return read(folder / "scraped"), read(folder / "later")
+
+
+@pytest.fixture(scope="module")
+def scraped(scrapes):
+    return scrapes[0]
+
+
+def read(path):
+    """Return what was scraped: {(name, *values of its tags but the job's): value}."""
+    found = {}
+    for family in text_string_to_metric_families(path.read_text()):
+        for sample in family.samples:
+            if sample.name.startswith("ray_distfacegan_"):
+                tags = {key: value for key, value in sample.labels.items() if key in OUR_TAGS}
+                assert tags.pop("job_name") == "few-faces"
+                values = (tags[key] for key in sorted(tags, key="stage".__ne__))  # the stage first
+                found[sample.name.removeprefix("ray_distfacegan_"), *values] = sample.value
+    return found
+
+
+def run_job(folder, **environment):
+    """Run the job in a process that takes every warning for an error."""
+    temp = tempfile.mkdtemp(prefix="dfg", dir="/tmp")  # short: sockets have 107 characters
+    command = [sys.executable, "-W", "error", "-W", "ignore::FutureWarning", "-c", JOB]
+    try:
+        return subprocess.run(
+            [*command, folder, temp],
+            env=os.environ | {"PYTHONPATH": str(REPOSITORY)} | environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+    finally:
+        shutil.rmtree(temp, ignore_errors=True)
+
+
+@pytest.mark.ray
+def test_prometheus_finds_what_a_stage_of_shards_did(scraped):
+    ingest = {key: value for key, value in scraped.items() if key[1] == "ingest"}
+    assert ingest["rows_total", "ingest", "ok"] == 33
+    assert ingest["shards_total", "ingest", "done"] == 7
+    assert ingest["shards_total", "ingest", "set_aside"] == 1
+    assert ingest["shard_seconds_count", "ingest"] == 7
+    assert ingest["rows_left", "ingest"] == 5
+    assert ingest["workers", "ingest"] == ingest["eta_seconds", "ingest"] == 0
+    assert not any(name == "gpu_seconds_total" for name, *_ in ingest)  # it had none
+
+
+@pytest.mark.ray
+def test_shards_are_counted_by_status_time_and_gpus(scraped):
+    assert scraped["rows_total", "invert", "ok"] == 39
+    assert scraped["rows_total", "invert", "no face"] == 1
+    assert scraped["rows_left", "invert"] == 10
+    assert scraped["shard_seconds_bucket", "invert", "5.0"] == 0
+    assert scraped["shard_seconds_bucket", "invert", "10.0"] == 2
+    assert scraped["gpu_seconds_total", "invert"] == 24  # 12 s, though 5 of them at two shards
+
+
+@pytest.mark.ray
+def test_failed_attempts_are_counted_while_there_is_a_cluster(scraped):
+    assert scraped["failed_attempts_total", "landmarks", "OSError"] == 1
+
+
+@pytest.mark.ray
+def test_training_and_trials_are_counted(scraped):
+    assert scraped["steps_total", "began"] == 40
+    assert scraped["steps_left", "began"] == 60
+    assert scraped["images_per_second", "began"] == 250
+    assert (scraped["m_global", "began"], scraped["k", "began"]) == (0.25, 0.5)
+    assert scraped["workers", "began"] == 2
+    assert 0.2 <= scraped["gpu_seconds_total", "began"] < 1
+    assert 0.15 <= scraped["eta_seconds", "began"] < 1  # 60 steps, after 40 in 0.1 s
+    assert scraped["trials_total", "lgen"] == 2
+    assert scraped["trials_left", "lgen"] == 1
+    assert scraped["gpu_seconds_total", "lgen"] == 4
+    assert scraped["best_nme", "lgen"] == 0.125
+
+
+@pytest.mark.ray
+def test_the_gauges_of_a_stage_stay_until_it_is_over(scrapes):
+    _, later = scrapes
+    assert later["rows_left", "invert"] == 10
+    assert later["workers", "invert"] == 1
+    assert ("steps_left", "began") not in later  # nobody refreshes it: else the test shows nothing
+    assert later["steps_total", "began"] == 40
+
+
+@pytest.mark.ray
+def test_every_metric_has_its_name_and_tags_at_the_endpoint(scraped):
+    found = {(re.sub("_(bucket|sum|count)$", "", name), len(tags)) for name, *tags in scraped}
+    expected = {(name, 1 + len(tags)) for name, (_, _, tags) in telemetry.METRICS.items()}
+    assert found == expected | {("shard_seconds", 2)}  # its buckets
+
+
+@pytest.fixture(scope="module")
+def dashboard():
+    """The dashboard that people import."""
+    return json.loads(DASHBOARD.read_text())
+
+
+def queries(dashboard):
+    """Return every query of a dashboard, of its panels and of its variables."""
+    of_panels = [target["expr"] for p in dashboard["panels"] for target in p.get("targets", [])]
+    variables = dashboard["templating"]["list"]
+    return of_panels + [v["definition"] for v in variables if v["type"] == "query"]
+
+
+def test_the_dashboard_shows_every_metric_and_no_other(dashboard):
+    names = re.findall(r"ray_distfacegan_(\w+)\{", " ".join(queries(dashboard)))
+    shown = {name.removesuffix("_bucket") for name in names}
+    assert shown == set(telemetry.METRICS)
+
+
+def test_the_dashboard_asks_only_for_labels_that_the_metrics_have(dashboard):
+    for query in queries(dashboard):
+        names = re.findall(r"ray_distfacegan_(\w+)\{", query)
+        have = set(telemetry.TAGS)
+        for name in names:
+            have |= set(telemetry.METRICS[name.removesuffix("_bucket")][2])
+            have |= {"le"} if name.endswith("_bucket") else set()
+        for selector in re.findall(r"\{([^{}]*)\}", query):
+            assert {*re.findall(r"(\w+)=~", selector)} <= have | {"__name__"}, query
+        for grouping in re.findall(r"\bby \(([^)]*)\)", query):
+            assert {*grouping.split(", ")} <= have, query
+
+
+def test_a_legend_names_what_its_query_groups_by(dashboard):
+    for panel in dashboard["panels"]:
+        for target in panel.get("targets", []):
+            used = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+            grouping = re.search(r"\bby \(([^)]*)\)", target["expr"])
+            assert used <= set(grouping[1].split(", ") if grouping else ()), panel["title"]
+
+
+def test_the_dashboard_can_be_imported(dashboard):
+    assert dashboard.keys() >= {"title", "uid", "schemaVersion", "templating", "time", "panels"}
+    assert "id" not in dashboard  # a number of one Grafana
+    variables = {v["name"] for v in dashboard["templating"]["list"]}
+    panels = dashboard["panels"]
+    ids = [panel["id"] for panel in panels]
+    assert len(set(ids)) == len(ids)
+    cells = [
+        (x, y)
+        for g in (panel["gridPos"] for panel in panels)
+        for x in range(g["x"], g["x"] + g["w"])
+        for y in range(g["y"], g["y"] + g["h"])
+    ]
+    assert len(set(cells)) == len(cells), "panels overlap"
+    assert max(x for x, _ in cells) < 24
+    used = set(re.findall(r"\$\{?(\w+)", " ".join(queries(dashboard)) + json.dumps(panels)))
+    assert used == variables
+    for panel in panels:
+        assert panel["type"] in {"row", "timeseries", "stat"}
+        if panel["type"] != "row":
+            assert panel["datasource"] == {"type": "prometheus", "uid": "${datasource}"}
+            assert panel["title"]
+            assert panel["description"]
+            refs = [target["refId"] for target in panel["targets"]]
+            assert len(set(refs)) == len(refs) > 0
