@@ -272,13 +272,18 @@ def test_the_status_of_an_unfinished_run_has_rate_and_eta(copy, capsys):
     for number in (3, 4, 5):
         shards.marker_path(copy.markers("invert"), number).unlink()
     record = files.read_json(copy.record_path("invert"))
-    record["runs"][-1]["set_aside"] = {"4": "OSError: no space left on device"}
+    no_space = "OSError: no space left on device"
+    record["runs"][-1]["set_aside"] = {"3": no_space, "4": no_space, "5": "ValueError: a\nb"}
+    record["runs"][-1]["failures"] = {"OSError": 6, "ValueError": 3}
     files.write_json(copy.record_path("invert"), record | {"finished": False})
     assert main(["status", str(copy.root)]) == 0
     text = capsys.readouterr().out
-    assert "invert     unfinished  70 of 100 rows" in text
+    assert "invert     unfinished  70 of 100 rows, 30 left" in text
     assert "ETA 0:00:" in text
-    assert "shard 4 set aside: OSError: no space left on device" in text
+    assert f"2 set aside by OSError: shards 3, 4; the last: {no_space}" in text
+    assert "1 set aside by ValueError: shard 5; the last: ValueError: a\n" in text
+    assert "failed attempts of the last run: 6 OSError, 3 ValueError" in text
+    assert re.search(r"[12] workers?  ", text)
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # webdataset's

@@ -10,10 +10,11 @@ from typing import Any
 import yaml
 
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import networks, shards
+from distfacegan.store import metrics, shards
 from distfacegan.store.run_directory import STAGES, RunDirectory
 
 RECENT = 100  # markers that the rate is measured over
+NAMED = 10  # shards of one kind of failure
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,7 +28,9 @@ class StageStatus:
     unit: str = ""
     # shard: reason, of the last run
     set_aside: dict[str, str] = dataclasses.field(default_factory=dict)
+    failures: dict[str, int] = dataclasses.field(default_factory=dict)  # of the last run, by kind
     rate: float | None = None  # units per second, lately
+    workers: int = 0  # that wrote the most recent markers
     statuses: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
 
@@ -60,17 +63,38 @@ def describe(run: RunDirectory) -> str:
     holder = run.holder()
     lines = [f"{run.root}: " + (f"job {holder['job']!r} is at it" if holder else "no job is at it")]
     for status in read(run):
-        done = f"{status.done} of {status.total} {status.unit}" if status.total else ""
-        parts = [f"{status.stage:<10} {status.state:<10}", done]
+        parts = [f"{status.stage:<10} {status.state:<10}"]
+        if status.total:
+            left = f", {status.total - status.done} left" if status.done < status.total else ""
+            parts.append(f"{status.done} of {status.total} {status.unit}{left}")
         if status.rate:
             parts.append(f"{status.rate:.1f}/s")
+        if status.workers:
+            parts.append(f"{status.workers} worker" + "s" * (status.workers > 1))
         if status.eta_s is not None:
             parts.append(f"ETA {datetime.timedelta(seconds=round(status.eta_s))}")
         if status.statuses:
             parts.append(shards.in_words(status.statuses, status.sums))
         lines.append("  ".join(part for part in parts if part))
-        lines += [f"    shard {i} set aside: {why}" for i, why in status.set_aside.items()]
+        lines += [f"    {line}" for line in _failures(status)]
     return "\n".join(lines)
+
+
+def _failures(status: StageStatus) -> list[str]:
+    """Return a line for every kind of failure: the shards set aside, and what was tried again."""
+    by_kind: dict[str, list[str]] = {}
+    for shard, reason in status.set_aside.items():
+        by_kind.setdefault(reason.partition(":")[0], []).append(shard)
+    lines = []
+    for kind, indices in by_kind.items():
+        names = ("shard " if len(indices) == 1 else "shards ") + ", ".join(indices[:NAMED])
+        more = " and others" if len(indices) > NAMED else ""
+        reason = status.set_aside[indices[-1]].partition("\n")[0]
+        lines.append(f"{len(indices)} set aside by {kind}: {names}{more}; the last: {reason}")
+    if status.failures:
+        kinds = ", ".join(f"{count} {kind}" for kind, count in status.failures.items())
+        lines.append(f"failed attempts of the last run: {kinds}")
+    return lines
 
 
 def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> StageStatus:
@@ -87,22 +111,25 @@ def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> StageStatus
             record["rows"],
             "rows",
             set_aside,
-            _rate(markers),
+            last.get("failures", {}),
+            *_rate(markers),
             totals["statuses"],
             totals["sums"],
         )
     if "steps" in record:
-        steps = [int(path.name) for path in networks.checkpoints(run.began / "checkpoints")]
-        done = max(steps, default=0)
-        return StageStatus(stage, state, done, record["steps"], "steps")
+        last_line = next(reversed(metrics.read(run.metrics)), {"step": 0, "images_per_s": 0})
+        rate = last_line["images_per_s"] / record["settings"]["batch"]
+        done, total = last_line["step"], record["steps"]
+        return StageStatus(stage, state, done, total, "steps", rate=rate)
     return StageStatus(stage, state)
 
 
-def _rate(markers: list[shards.ShardStats]) -> float | None:
-    """Return rows per second over the most recent shards that were done without a pause."""
+def _rate(markers: list[shards.ShardStats]) -> tuple[float | None, int]:
+    """Return rows per second over the most recent shards, and how many workers did them."""
     recent = sorted(markers, key=lambda marker: marker.written)[-RECENT:]
     if not recent:
-        return None
+        return None, 0
     begun = min(marker.written - marker.seconds for marker in recent)
-    seconds = max(recent[-1].written - begun, 1e-3)
-    return sum(marker.stop - marker.start for marker in recent) / min(seconds, time.time() - begun)
+    seconds = min(max(recent[-1].written - begun, 1e-3), time.time() - begun)
+    rows = sum(marker.stop - marker.start for marker in recent)
+    return rows / seconds, len({marker.worker for marker in recent})
