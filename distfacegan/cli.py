@@ -116,6 +116,15 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     stage.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     stage.set_defaults(command=_bench_stage)
 
+    text = (
+        "write and read shards of faces below a folder or a URL, and say how many MB/s go through"
+    )
+    store = benches.add_parser("store", help=text, description=text)
+    store.add_argument("location", metavar="LOCATION", help="a folder, or s3://bucket/folder")
+    store.add_argument("--shards", type=_positive, default=8, help="of 25 MB (8)")
+    store.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    store.set_defaults(command=_bench_store)
+
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
@@ -203,11 +212,15 @@ def _bench_stage(options: argparse.Namespace) -> int:
     return 0
 
 
+def _bench_store(options: argparse.Namespace) -> int:
+    from distfacegan.bench import command
+
+    command.store(options)
+    return 0
+
+
 def _existing(text: str) -> RunDirectory:
-    try:
-        run = RunDirectory(locate(text))
-    except ValueError as error:
-        raise RunDirectoryError(str(error)) from None
+    run = RunDirectory(locate(text))
     if not run.exists():
         raise RunDirectoryError(f"{text} is not a run directory: it has no job.yaml")
     return run

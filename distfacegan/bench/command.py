@@ -11,9 +11,11 @@ from distfacegan import weights
 from distfacegan.bench import figure, subjects
 from distfacegan.bench import invert as bench
 from distfacegan.bench import stage as bench_stage
+from distfacegan.bench import storage as bench_storage
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import Surrogate
 from distfacegan.store import files
+from distfacegan.store.location import locate
 
 
 def invert(options: argparse.Namespace) -> None:
@@ -47,6 +49,15 @@ def stage(options: argparse.Namespace) -> None:
     _check_folder(options.json)
     result = bench_stage.measure(options.rows, options.workers)
     print(bench_stage.table(result))
+    if options.json is not None:
+        files.write_json(options.json, result)
+
+
+def store(options: argparse.Namespace) -> None:
+    """Measure a place for run directories; raises DistfaceganError for bad options."""
+    _check_folder(options.json)
+    result = bench_storage.measure(locate(options.location), options.shards)
+    print(bench_storage.table(result))
     if options.json is not None:
         files.write_json(options.json, result)
 

@@ -61,7 +61,7 @@ class InvertWorker:
         self._resolution = network.resolution
         surrogate = weights.load_surrogate(surrogate_folder) if surrogate_folder else None
         self._inverter = Inverter(network, surrogate=surrogate, **search)
-        self._computing, self._writing = threading.Lock(), threading.Lock()
+        self._computing = threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
         """Invert the faces of one shard and commit their latents to the store."""
@@ -77,8 +77,7 @@ class InvertWorker:
             finite = np.isfinite(arrays["loss"][with_face])
             arrays["status"][with_face] = np.where(finite, Status.OK, Status.FAILED)
             sums = self._search_again(shard, images, arrays) if self._retry else None
-        with self._writing:  # Zarr's configuration is the process's
-            return latents.commit(self._latents, self._markers, shard, arrays, started, sums)
+        return latents.commit(self._latents, self._markers, shard, arrays, started, sums)
 
     def _search_again(
         self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray]

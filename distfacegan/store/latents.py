@@ -160,9 +160,9 @@ def commit(
     if set(arrays) != set(schema):
         raise KeyError(f"{group.basename} holds {sorted(schema)}, given {sorted(arrays)}")
     # Else a shard that is all fill would not be stored, and could not be told from a lost one.
-    with zarr.config.set({"array.write_empty_chunks": True}):
-        for name, values in arrays.items():
-            _array(group, name)[shard.start : shard.stop] = values
+    for name, values in arrays.items():
+        array = _array(group, name).with_config({"write_empty_chunks": True})
+        array[shard.start : shard.stop] = values
     if isinstance(group.store, LocalStore):
         for name in schema:
             files.flush(group.store.root / _shard_key(group, name, shard))

@@ -20,6 +20,8 @@ import obstore.store
 from obstore.exceptions import BaseError as ObjectStoreError
 from upath import UPath
 
+from distfacegan.errors import DistfaceganError
+
 Location = Path | UPath
 SCHEMES = ("s3", "gs", "az")
 _READERS = 32
@@ -40,10 +42,14 @@ _OPTIONS: Any = {
 obstore.fsspec.register(SCHEMES)  # in every process that may be handed such a path
 
 
+class LocationError(DistfaceganError, ValueError):
+    """A URL that cannot be a place of ours."""
+
+
 def locate(text: str | Location) -> Location:
     """Return the path of a text: a URL's, or a local one, absolute and normalised.
 
-    Raises ValueError for a URL that cannot be a place of ours.
+    Raises LocationError for a URL that cannot be a place of ours.
     """
     if not isinstance(text, str | os.PathLike):
         return text
@@ -53,15 +59,17 @@ def locate(text: str | Location) -> Location:
     url = urlsplit(text)
     if url.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
-        raise ValueError(f"{text.partition('://')[0]}:// is not known; a path, or one of {known}")
+        raise LocationError(
+            f"{text.partition('://')[0]}:// is not known; a path, or one of {known}"
+        )
     if "@" in url.netloc or url.query:
-        raise ValueError(
+        raise LocationError(
             f"{url.scheme}://...: credentials do not belong into a URL; they come from the "
             "environment (AWS_*, GOOGLE_*, AZURE_*) or from the machine's role"
         )
     folder = os.path.normpath(url.path).strip("/.")
     if not url.netloc or not folder:
-        raise ValueError(f"{text}: a bucket and a folder in it are needed: s3://bucket/folder")
+        raise LocationError(f"{text}: a bucket and a folder in it are needed: s3://bucket/folder")
     return UPath(f"{url.scheme}://{url.netloc}/{folder}", **_OPTIONS)
 
 

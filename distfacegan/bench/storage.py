@@ -1,0 +1,90 @@
+"""`distfacegan bench store`: how quickly a folder or an object store takes and gives shards."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import statistics
+import time
+import uuid
+from typing import Any
+
+import numpy as np
+
+from distfacegan.errors import DistfaceganError
+from distfacegan.store import latents
+from distfacegan.store.location import Location, remove_tree
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Shard, Status
+
+SHARD_ROWS, RESOLUTION = 512, 128
+THREADS = (1, 2, 4)  # shards that are read or written at once
+REPEATS = 3
+
+
+def measure(location: Location, num_shards: int) -> dict[str, Any]:
+    """Write and read shards of faces below `location`, which is left as it was.
+
+    Returns MB/s of the pixels, for every number of shards at once: the median of three rounds.
+    """
+    run = RunDirectory(location / f"bench-{uuid.uuid4().hex[:8]}")
+    try:
+        group = latents.create_group(
+            run.latents,
+            "photos",
+            num_rows=num_shards * SHARD_ROWS,
+            shard_rows=SHARD_ROWS,
+            R=RESOLUTION,
+        )
+        arrays = latents.blank(group, SHARD_ROWS)
+        arrays["image"][:] = _pictures()
+        arrays["status"][:] = Status.OK
+
+        def write(shard: Shard) -> None:
+            latents.commit(group, run.markers("ingest"), shard, arrays, time.time())
+
+        def read(shard: Shard) -> None:
+            if not np.array_equal(latents.read(group, "image", shard), arrays["image"]):
+                raise DistfaceganError(f"{shard}: {location} does not give back what was written")
+
+        megabytes = num_shards * arrays["image"].nbytes / 1e6
+        rates: dict[str, dict[int, list[float]]] = {"write": {}, "read": {}}
+        for _ in range(REPEATS):
+            for threads in THREADS:
+                for name, work in (("write", write), ("read", read)):
+                    with concurrent.futures.ThreadPoolExecutor(threads) as pool:
+                        started = time.perf_counter()
+                        list(pool.map(work, latents.plan(group)))
+                        seconds = time.perf_counter() - started
+                    rates[name].setdefault(threads, []).append(megabytes / seconds)
+    finally:
+        remove_tree(run.root)
+    return {
+        "location": str(location),
+        "shards": num_shards,
+        "shard_mb": megabytes / num_shards,
+        **{
+            f"{name}_mb_per_s": {n: statistics.median(found) for n, found in of_threads.items()}
+            for name, of_threads in rates.items()
+        },
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """Return what was measured as text."""
+    lines = [f"{result['location']}: {result['shards']} shards of {result['shard_mb']:.1f} MB"]
+    for threads in THREADS:
+        write, read = (result[f"{name}_mb_per_s"][threads] for name in ("write", "read"))
+        faces = read * 1e6 / (RESOLUTION * RESOLUTION * 3)
+        lines.append(
+            f"  {threads} at once: writes {write:.0f} MB/s, reads {read:.0f} MB/s "
+            f"({faces:,.0f} faces/s of {RESOLUTION} px)"
+        )
+    return "\n".join(lines)
+
+
+def _pictures() -> np.ndarray:
+    """Return smooth noise, u8 [512, 128, 128, 3]: it compresses about as photos do."""
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 200, (SHARD_ROWS, 16, 16, 3), np.uint8)
+    fine = rng.integers(0, 24, (SHARD_ROWS, RESOLUTION, RESOLUTION, 3), np.uint8)
+    return coarse.repeat(8, axis=1).repeat(8, axis=2) + fine
