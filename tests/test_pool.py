@@ -3,7 +3,8 @@
 import pytest
 
 from distfacegan.errors import CheckpointError
-from distfacegan.stages.pool import WorkerError, _Pool, run_shards
+from distfacegan.stages.actors import WorkerError
+from distfacegan.stages.pool import run_shards
 from distfacegan.store import shards
 from tests.fakes import BadSettingWorker, DyingWorker, FaultyWorker, MeetingWorker
 
@@ -71,20 +72,6 @@ def test_two_shards_in_flight_run_side_by_side(ray_cluster, tmp_path):
         in_flight=2,
     )
     assert set_aside == []
-
-
-def test_a_second_shard_waits_while_others_start():
-    pool = _Pool(FaultyWorker, {}, {}, slots=2)
-    pool._free = {"stands": 2, "starts": 0}
-    pool._calls = {"construction": ("starts", None, 2)}
-    assert pool.can_take(1, alone=False)
-    assert pool.can_take(1, alone=True)
-    pool._free["stands"] = 1
-    assert not pool.can_take(1, alone=False)  # it is the other's
-    assert pool.can_take(2, alone=False)
-    assert not pool.can_take(2, alone=True)
-    pool._free["stands"] = 0
-    assert not pool.can_take(9, alone=False)
 
 
 def test_nothing_to_do_starts_no_worker(ray_cluster):

@@ -25,7 +25,7 @@ def run_stage(
     worker: Callable[..., Any],
     arguments: Mapping[str, Any],
     *,
-    workers: tuple[int, Mapping[str, float]],
+    workers: tuple[int | None, Mapping[str, float]],
     unit: str,
     upstream: Sequence[Collection[int]] = (),
     in_flight: int = 1,
