@@ -97,7 +97,7 @@ class Actors:
         return sum(not actor.stands and actor.node is not None for actor in self._actors)
 
     def keep(self, wanted: int) -> None:
-        """Start actors until `wanted` exist, now and when some die; withdraw pending ones beyond."""
+        """Hold the number of actors at `wanted`; only pending ones are withdrawn."""
         self._wanted = wanted
         pending = [actor for actor in self._actors if actor.node is None]
         for actor in pending[: max(0, len(self) - wanted)]:
@@ -110,12 +110,11 @@ class Actors:
 
     def free(self) -> list[Actor]:
         """Return the actors that can take a shard, the idle ones first."""
-        free = [
-            actor
-            for actor in self._actors
-            if actor.stands and not actor.alone and len(actor.shards) < self._slots
-        ]
-        return sorted(free, key=lambda actor: len(actor.shards))
+        return sorted(filter(self.can_take, self._actors), key=lambda actor: len(actor.shards))
+
+    def can_take(self, actor: Actor) -> bool:
+        """Tell whether an actor can take a shard, or one more."""
+        return actor.stands and not actor.alone and len(actor.shards) < self._slots
 
     def give(self, actor: Actor, shard: Shard, *, alone: bool) -> None:
         """Give a shard to an actor, with nothing beside it if it is to be alone."""
@@ -202,7 +201,9 @@ def _is_node_lost(actor: Actor, error: RayError) -> bool:
     """Tell whether an actor was lost with its node, and not by a death of its own."""
     if isinstance(error, ActorUnavailableError):
         return True  # the node is silent: it would have told of a process that died
-    if isinstance(error, ActorDiedError) and error.preempted:
-        return True
+    if not isinstance(error, ActorDiedError):
+        return False  # killed for want of memory
+    if actor.node is None:
+        return not error._actor_init_failed  # it never ran
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
-    return actor.node is not None and actor.node not in alive
+    return error.preempted or actor.node not in alive

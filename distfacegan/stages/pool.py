@@ -88,11 +88,15 @@ def run_shards(
 def _give(shards: _Shards, actors: Actors) -> None:
     """Give every free actor what there is for it."""
     starting = actors.num_starting
-    for actor in actors.free():  # the idle first: what they cannot have, the others cannot
+    free = collections.deque(actors.free())
+    while free:  # the idle first: where they get nothing, nobody does
+        actor = free.popleft()
         shard = shards.next(idle=not actor.shards, num_starting=starting)
         if shard is None:
             return
         actors.give(actor, shard, alone=shards.has_failed(shard))
+        if actors.can_take(actor):
+            free.append(actor)
 
 
 def _drain(shards: _Shards, actors: Actors, on_done: Callable[[ShardStats], None]) -> None:
