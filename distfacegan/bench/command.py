@@ -10,6 +10,7 @@ import torch
 from distfacegan import weights
 from distfacegan.bench import figure, subjects
 from distfacegan.bench import invert as bench
+from distfacegan.bench import pool as bench_pool
 from distfacegan.bench import stage as bench_stage
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import Surrogate
@@ -47,6 +48,15 @@ def stage(options: argparse.Namespace) -> None:
     _check_folder(options.json)
     result = bench_stage.measure(options.rows, options.workers)
     print(bench_stage.table(result))
+    if options.json is not None:
+        files.write_json(options.json, result)
+
+
+def pool(options: argparse.Namespace) -> None:
+    """Measure the driver loop; raises DistfaceganError for bad options."""
+    _check_folder(options.json)
+    result = bench_pool.measure(options.shards, options.workers)
+    print(bench_pool.table(result))
     if options.json is not None:
         files.write_json(options.json, result)
 

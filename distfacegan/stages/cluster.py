@@ -8,7 +8,7 @@ import signal
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import ray
 import ray.util
@@ -24,18 +24,21 @@ Device = Literal["auto", "cpu", "cuda"]
 
 
 @contextmanager
-def connect() -> Iterator[None]:
+def connect(**options: Any) -> Iterator[None]:
     """Join the cluster of RAY_ADDRESS, or start Ray on this machine for as long as it is needed.
 
-    Meanwhile SIGTERM is a KeyboardInterrupt, as SIGINT is: the stages end what they are at.
+    `options` of ray.init are for a Ray of this machine. Meanwhile SIGTERM is a KeyboardInterrupt,
+    as SIGINT is: the stages end what they are at.
     """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS") or "local"  # never somebody else's on this machine
+    address = "local"  # never somebody else's on this machine
+    if not options:
+        address = os.environ.get("RAY_ADDRESS") or address
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise SpecError(f"RAY_ADDRESS is {address}, but no Ray cluster is there: {error}") from None
     log.info("Ray: %s", _size())
