@@ -1,5 +1,11 @@
 """The driver loop: every shard done once, faults retried, poison set aside and named."""
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
 import pytest
 
 from distfacegan.errors import CheckpointError
@@ -195,6 +201,35 @@ def test_nothing_to_do_starts_no_worker(ray_cluster):
         )
         == []
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("going", ["graceful", "killed"])
+def test_nodes_that_join_are_used_and_the_loss_of_one_is_no_attempt(tmp_path, going):
+    """In a process of its own, in which one attempt is all that a shard has."""
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(prefix="dfg", dir="/tmp", ignore_cleanup_errors=True) as short:
+        process = subprocess.run(
+            [sys.executable, "-m", "tests.elastic", str(tmp_path), going],
+            env=environment | {"RAY_TMPDIR": short},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert report["done_without_gpu"] == 0
+    assert report["first_used"]
+    assert report["second_used"]
+    assert report["done_when_node_went"] < 150
+    assert report["set_aside"] == []
+    assert report["done"] == list(range(150))
 
 
 @pytest.mark.parametrize(

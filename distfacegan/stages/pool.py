@@ -116,7 +116,7 @@ def _drain(shards: _Shards, actors: Actors, on_done: Callable[[ShardStats], None
 
 def _say_what_is_waited_for(actors: Actors, resources: Mapping[str, float]) -> None:
     log.info(
-        "%d of %d workers wait for a place: %s",
+        "waits for %d of %d workers: %s",
         actors.num_pending,
         len(actors),
         cluster.describe(resources),
