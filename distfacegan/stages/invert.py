@@ -156,7 +156,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     path = weights.generator_path(run, section.generator)
     generator = weights.load_generator(path)
     latents.create_group_of(photos, run.latents, "latents", Z=generator.latent_dim)
-    decided = {**settings(spec), "precision": _precision(spec, run)}
+    device = cluster.device(spec.device)
+    decided = {**settings(spec), "precision": _precision(section.precision, device, run)}
     return run_stage(
         run,
         "invert",
@@ -171,7 +172,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "batch": section.batch,
             "retry": decided["retry"],
             "surrogate_folder": _prepare_surrogate(spec, run, path),
-            "device": cluster.device(spec.device),
+            "device": device,
         },
         workers=cluster.gpu_workers(section.workers, spec.device),
         unit="faces",
@@ -180,14 +181,12 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     )
 
 
-def _precision(spec: JobSpec, run: RunDirectory) -> str:
+def _precision(asked: str, device: str, run: RunDirectory) -> str:
     """Return the precision of the run: what `auto` meant when it began, whoever resumes it."""
     record = run.record("invert")
-    assert spec.invert is not None
     assert record is not None
-    asked: str = spec.invert.precision
     if asked == "auto":
-        of_device = "fp32" if cluster.device(spec.device) == "cpu" else "bf16"
+        of_device = "fp32" if device == "cpu" else "bf16"
         asked = record.get("precision", of_device)
     run.note("invert", precision=asked)
     return asked
