@@ -125,6 +125,13 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     store.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     store.set_defaults(command=_bench_store)
 
+    text = "measure the driver loop, with workers that compute nothing"
+    pool = benches.add_parser("pool", help=text, description=text)
+    pool.add_argument("--shards", type=_positive, default=10_000, help="of no time (10000)")
+    pool.add_argument("--workers", type=_positive, default=16, help="Ray workers (16)")
+    pool.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    pool.set_defaults(command=_bench_pool)
+
 
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) == 0:
@@ -216,6 +223,13 @@ def _bench_store(options: argparse.Namespace) -> int:
     from distfacegan.bench import command
 
     command.store(options)
+    return 0
+
+
+def _bench_pool(options: argparse.Namespace) -> int:
+    from distfacegan.bench import command
+
+    command.pool(options)
     return 0
 
 

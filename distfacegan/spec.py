@@ -368,6 +368,8 @@ class JobSpec(Section):
     spec a path is relative to the spec's own folder."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     """Every random number of the job is a function of this and of a row or a step."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """What GPU stages compute on; cuda waits for GPUs, auto takes them if they are there now."""
     ingest: Ingest | None = None
     landmarks: Landmarks | None = None
     began: Began | None = None

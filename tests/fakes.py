@@ -16,7 +16,7 @@ from distfacegan.store.shards import Shard, ShardStats
 class FaultyWorker:
     """Marks shards done, but for those whose number has a fault in `faults`.
 
-    A fault is (kind, times): kind `raise`, `die` or `slow`, and how often it strikes.
+    A fault is (kind, times): kind `raise`, `die`, `slow` or `hang`, and how often it strikes.
     """
 
     def __init__(self, folder: Path, faults: dict[int, tuple[str, int]] | None = None) -> None:
@@ -28,7 +28,9 @@ class FaultyWorker:
         if self._attempt(shard) <= times:
             if kind == "die":
                 os.kill(os.getpid(), signal.SIGKILL)
-            raise OSError(f"fault in shard {shard.index}")
+            if kind == "raise":
+                raise OSError(f"fault in shard {shard.index}")
+            time.sleep({"slow": 1, "hang": 600}[kind])
         return shards.mark_done(
             self._folder / "markers",
             shard,
@@ -43,6 +45,18 @@ class FaultyWorker:
         attempts.mkdir(parents=True, exist_ok=True)
         (attempts / f"{time.time_ns()}-{os.getpid()}").touch()
         return len(list(attempts.iterdir()))
+
+
+class OneAtATimeWorker(FaultyWorker):
+    """Computes one shard at a time, as a GPU does."""
+
+    def __init__(self, folder: Path, faults: dict[int, tuple[str, int]]) -> None:
+        super().__init__(folder, faults)
+        self._computing = threading.Lock()
+
+    def run(self, shard: Shard) -> ShardStats:
+        with self._computing:
+            return super().run(shard)
 
 
 class MeetingWorker:

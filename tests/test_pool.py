@@ -1,11 +1,25 @@
 """The driver loop: every shard done once, faults retried, poison set aside and named."""
 
+import json
+import os
+import subprocess
+import sys
+import tempfile
+
 import pytest
 
 from distfacegan.errors import CheckpointError
-from distfacegan.stages.pool import WorkerError, _Pool, run_shards
+from distfacegan.stages import pool
+from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, NodeLostError, WorkerError
+from distfacegan.stages.pool import _Shards, run_shards
 from distfacegan.store import shards
-from tests.fakes import BadSettingWorker, DyingWorker, FaultyWorker, MeetingWorker
+from tests.fakes import (
+    BadSettingWorker,
+    DyingWorker,
+    FaultyWorker,
+    MeetingWorker,
+    OneAtATimeWorker,
+)
 
 pytestmark = pytest.mark.ray
 
@@ -33,6 +47,68 @@ def test_every_shard_is_done_exactly_once(ray_cluster, tmp_path, num_workers, in
     set_aside, attempts = run(tmp_path, num_workers=num_workers, in_flight=in_flight)
     assert set_aside == []
     assert attempts == dict.fromkeys(range(8), 1)
+
+
+def test_without_a_number_there_are_as_many_workers_as_the_cluster_has_room_for(
+    ray_cluster, tmp_path
+):
+    run(tmp_path, dict.fromkeys(range(8), ("slow", 1)), num_workers=None)
+    workers = {marker.worker for marker in shards.read_markers(tmp_path / "markers")}
+    assert len(workers) == 2
+
+
+def test_workers_that_find_no_place_hold_nothing_up(ray_cluster, tmp_path):
+    set_aside, attempts = run(tmp_path, num_workers=7)
+    assert set_aside == []
+    assert attempts == dict.fromkeys(range(8), 1)
+
+
+def test_a_shard_that_hangs_is_taken_over_by_an_idle_worker(ray_cluster, tmp_path):
+    set_aside, attempts = run(tmp_path, {0: ("hang", 1)})
+    assert set_aside == []
+    assert attempts == dict.fromkeys(range(8), 1) | {0: 2}
+    assert len(list((tmp_path / "markers").iterdir())) == 8
+
+
+def test_a_shard_queued_behind_one_that_hangs_is_taken_over(ray_cluster, tmp_path):
+    """Both shards of the worker that hangs are: it computes one at a time."""
+    done = []
+    run_shards(
+        OneAtATimeWorker,
+        {"folder": tmp_path, "faults": {0: ("hang", 1)}},
+        shards.split(8, 1),
+        num_workers=2,
+        resources={"num_cpus": 1},
+        on_done=lambda stats: done.append(stats.shard),
+        in_flight=2,
+    )
+    assert sorted(done) == list(range(8))
+
+
+@pytest.mark.parametrize(("interrupts", "done_after"), [(1, 3), (2, 2)])
+def test_an_interrupt_lets_the_shards_in_flight_end_and_a_second_one_does_not(
+    ray_cluster, tmp_path, interrupts, done_after
+):
+    done = []
+
+    def interrupt(stats):
+        done.append(stats.shard)
+        if len(done) <= interrupts:
+            raise KeyboardInterrupt
+
+    faults = dict.fromkeys(range(1, 8), ("slow", 1))
+    with pytest.raises(KeyboardInterrupt):
+        run_shards(
+            FaultyWorker,
+            {"folder": tmp_path, "faults": faults},
+            shards.split(8, 1),
+            num_workers=1,
+            resources={"num_cpus": 1},
+            on_done=interrupt,
+            in_flight=3,
+        )
+    assert len(done) == done_after
+    assert len(list((tmp_path / "attempts").iterdir())) == 3
 
 
 @pytest.mark.parametrize("kind", ["raise", "die"])
@@ -74,17 +150,48 @@ def test_two_shards_in_flight_run_side_by_side(ray_cluster, tmp_path):
 
 
 def test_a_second_shard_waits_while_others_start():
-    pool = _Pool(FaultyWorker, {}, {}, slots=2)
-    pool._free = {"stands": 2, "starts": 0}
-    pool._calls = {"construction": ("starts", None, 2)}
-    assert pool.can_take(1, alone=False)
-    assert pool.can_take(1, alone=True)
-    pool._free["stands"] = 1
-    assert not pool.can_take(1, alone=False)  # it is the other's
-    assert pool.can_take(2, alone=False)
-    assert not pool.can_take(2, alone=True)
-    pool._free["stands"] = 0
-    assert not pool.can_take(9, alone=False)
+    waiting = _Shards(shards.split(3, 1))
+    assert waiting.next(idle=False, num_starting=3) is None
+    assert waiting.next(idle=False, num_starting=2).index == 0
+    assert waiting.next(idle=True, num_starting=2).index == 1
+
+
+def test_a_failed_shard_waits_for_an_idle_worker_and_holds_up_no_other():
+    waiting = _Shards(shards.split(4, 1))
+    failed = waiting.next(idle=True, num_starting=0)
+    waiting.next(idle=True, num_starting=0)
+    waiting.end(failed.index, OSError())
+    assert waiting.next(idle=False, num_starting=0) is None  # so that a worker gets idle
+    assert waiting.next(idle=True, num_starting=0) is failed
+    assert waiting.has_failed(failed)
+    assert [waiting.next(idle=True, num_starting=0).index for _ in range(2)] == [2, 3]
+
+
+def test_the_loss_of_a_node_is_no_attempt_but_has_an_end():
+    waiting = _Shards(shards.split(1, 1))
+    for _ in range(round(MAX_ATTEMPTS / NODE_LOSS)):
+        assert not waiting.set_aside
+        shard = waiting.next(idle=True, num_starting=0)
+        waiting.end(shard.index, NodeLostError("gone"))
+    assert [failure.shard for failure in waiting.set_aside] == [shard]
+
+
+def test_the_slower_of_two_workers_at_a_shard_changes_nothing(monkeypatch):
+    monkeypatch.setattr(pool, "TAKE_OVER_S", 0.0)
+    waiting = _Shards(shards.split(2, 1))
+    stats = shards.ShardStats(0, 0, 1, {}, {}, 0.0, "", 0.0)
+    first = waiting.next(idle=True, num_starting=0)
+    assert waiting.next(idle=False, num_starting=0).index == 1
+    assert waiting.next(idle=True, num_starting=0).index == 1  # it was queued behind the other
+    assert waiting.next(idle=True, num_starting=0) is None  # nobody knows yet how long one takes
+    assert waiting.end(1, stats) is stats
+    assert waiting.next(idle=True, num_starting=0) is first
+    assert waiting.next(idle=True, num_starting=0) is None  # two are at it
+    assert waiting.end(0, stats) is stats
+    assert waiting.end(0, OSError()) is None
+    assert waiting.end(1, stats) is None
+    assert waiting.left == 0
+    assert waiting.set_aside == []
 
 
 def test_nothing_to_do_starts_no_worker(ray_cluster):
@@ -94,6 +201,35 @@ def test_nothing_to_do_starts_no_worker(ray_cluster):
         )
         == []
     )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("going", ["graceful", "killed"])
+def test_nodes_that_join_are_used_and_the_loss_of_one_is_no_attempt(tmp_path, going):
+    """In a process of its own, in which one attempt is all that a shard has."""
+    environment = os.environ | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+    }
+    environment.pop("RAY_ADDRESS", None)
+    with tempfile.TemporaryDirectory(prefix="dfg", dir="/tmp", ignore_cleanup_errors=True) as short:
+        process = subprocess.run(
+            [sys.executable, "-m", "tests.elastic", str(tmp_path), going],
+            env=environment | {"RAY_TMPDIR": short},
+            capture_output=True,
+            text=True,
+            timeout=240,
+        )
+    assert process.returncode == 0, process.stderr
+    report = json.loads(process.stdout.splitlines()[-1])
+    assert report["done_without_gpu"] == 0
+    assert report["first_used"]
+    assert report["second_used"]
+    assert report["done_when_node_went"] < 150
+    assert report["set_aside"] == []
+    assert report["done"] == list(range(150))
 
 
 @pytest.mark.parametrize(

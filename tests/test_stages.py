@@ -15,7 +15,7 @@ from distfacegan.core.networks import Generator
 from distfacegan.errors import CheckpointError, RunDirectoryError, SourceError
 from distfacegan.sources import open_source
 from distfacegan.spec import LGen
-from distfacegan.stages import cluster, invert, landmarks
+from distfacegan.stages import invert, landmarks
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
@@ -264,12 +264,11 @@ def test_two_threads_invert_what_one_does(faces, run, generator, monkeypatch):
     np.testing.assert_array_equal(latents.read(group, "z"), one)
 
 
-def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(run, monkeypatch):
+def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(run):
     run.begin("invert", {}, {})
     for device in ("cuda", "cpu"):
-        monkeypatch.setattr(cluster, "device", lambda device=device: device)
-        assert invert._precision("auto", run) == "bf16"
-    assert invert._precision("fp32", run) == "fp32"
+        assert invert._precision("auto", device, run) == "bf16"
+    assert invert._precision("fp32", "cuda", run) == "fp32"
     assert run.record("invert")["precision"] == "fp32"
 
 

@@ -10,6 +10,7 @@ import torch
 from distfacegan import weights
 from distfacegan.bench import figure, subjects
 from distfacegan.bench import invert as bench
+from distfacegan.bench import pool as bench_pool
 from distfacegan.bench import stage as bench_stage
 from distfacegan.bench import storage as bench_storage
 from distfacegan.errors import DistfaceganError
@@ -58,6 +59,15 @@ def store(options: argparse.Namespace) -> None:
     _check_folder(options.json)
     result = bench_storage.measure(locate(options.location), options.shards)
     print(bench_storage.table(result))
+    if options.json is not None:
+        files.write_json(options.json, result)
+
+
+def pool(options: argparse.Namespace) -> None:
+    """Measure the driver loop; raises DistfaceganError for bad options."""
+    _check_folder(options.json)
+    result = bench_pool.measure(options.shards, options.workers)
+    print(bench_pool.table(result))
     if options.json is not None:
         files.write_json(options.json, result)
 

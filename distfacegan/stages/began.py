@@ -52,7 +52,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     if not _any_face(run):
         raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
     path, filesystem = cluster.storage(run.began / "ray")
-    cluster.require(section.workers, "began.workers")
+    cluster.require(section.workers, "began.workers", spec.device)
     threads = cluster.cpus_each(section.workers)
     trainer: Any = ray.train.torch.TorchTrainer(
         _train_loop,  # type: ignore[arg-type]
@@ -64,7 +64,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=section.workers,
-            use_gpu=cluster.device() == "cuda",
+            use_gpu=cluster.device(spec.device) == "cuda",
             resources_per_worker={"CPU": threads},
         ),
         run_config=ray.train.RunConfig(

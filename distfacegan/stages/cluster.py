@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow.fs
 import ray
+import ray.util
 
 from distfacegan.errors import SpecError
 from distfacegan.store.location import Location, file_system
@@ -17,56 +21,109 @@ from distfacegan.store.location import Location, file_system
 log = logging.getLogger(__name__)
 
 
+SAY_EVERY_S = 60.0  # what is waited for
+RESOURCES = {"num_gpus": "GPU", "num_cpus": "CPU"}  # of an actor, of the cluster
+Device = Literal["auto", "cpu", "cuda"]
+
+
 @contextmanager
-def connect() -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start Ray on this machine for as long as it is needed."""
+def connect(**options: Any) -> Iterator[None]:
+    """Join the cluster of RAY_ADDRESS, or start Ray on this machine for as long as it is needed.
+
+    `options` of ray.init are for a Ray of this machine. Meanwhile SIGTERM is a KeyboardInterrupt,
+    as SIGINT is: the stages end what they are at.
+    """
     if ray.is_initialized():
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = os.environ.get("RAY_ADDRESS") or "local"  # never somebody else's on this machine
+    address = "local"  # never somebody else's on this machine
+    if not options:
+        address = os.environ.get("RAY_ADDRESS") or address
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise SpecError(f"RAY_ADDRESS is {address}, but no Ray cluster is there: {error}") from None
+    log.info("Ray: %s", _size())
     try:
-        resources = ray.cluster_resources()
-        log.info("Ray: %d CPUs, %d GPUs", resources.get("CPU", 0), resources.get("GPU", 0))
-        yield
+        with _sigterm_interrupts():  # which Ray has set to a handler of its own
+            yield
     finally:
         ray.shutdown()
 
 
-def cpu_workers(asked: int | None) -> tuple[int, dict[str, float]]:
+@contextmanager
+def _sigterm_interrupts() -> Iterator[None]:
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals are not for it
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def device(asked: Device) -> Literal["cpu", "cuda"]:
+    """Return the torch device of the workers of GPU stages: by itself, what there is now."""
+    if asked == "auto":
+        return "cuda" if _count("GPU") else "cpu"
+    return asked
+
+
+def cpu_workers(asked: int | None) -> tuple[int | None, dict[str, float]]:
     """Return the number of workers of a stage that wants cores, and what each takes.
 
-    One core each, and as many as there are cores where the spec asks for no number.
+    One core each. No number where the spec asks for none: as many as there is room for.
     """
-    return asked or max(1, _count("CPU")), {"num_cpus": 1}
+    return asked, {"num_cpus": 1}
 
 
-def gpu_workers(asked: int | None) -> tuple[int, dict[str, float]]:
+def gpu_workers(asked: int | None, on: Device) -> tuple[int | None, dict[str, float]]:
     """Return the number of workers of a stage that wants GPUs, and what each takes.
 
-    One GPU each; in a cluster without a GPU, one core each: the order of a sum depends on the
-    number of threads, and the results shall not depend on the number of workers.
+    One GPU each; on the device cpu, one core each: the order of a sum depends on the number of
+    threads, and the results shall not depend on the number of workers.
     """
-    gpus = _count("GPU")
-    return (asked or gpus, {"num_gpus": 1, "num_cpus": 1}) if gpus else cpu_workers(asked)
+    return (asked, {"num_gpus": 1, "num_cpus": 1}) if device(on) == "cuda" else cpu_workers(asked)
 
 
-def _count(resource: str) -> int:
-    return int(ray.cluster_resources().get(resource, 0))
+def room(resources: Mapping[str, float]) -> int:
+    """Return how many actors that take these resources the cluster holds now; 1 at least."""
+    places = (_count(RESOURCES[name]) // number for name, number in resources.items())
+    return max(1, int(min(places)))
 
 
-def require(workers: int, field: str) -> None:
-    """Refuse to wait for ever for workers that the cluster cannot hold at once."""
-    resource = "GPU" if device() == "cuda" else "CPU"
-    if workers > _count(resource):
+def describe(resources: Mapping[str, float]) -> str:
+    """Say what an actor takes, and what the cluster has."""
+    each = ", ".join(f"{number:g} {RESOURCES[name]}" for name, number in resources.items())
+    return f"each takes {each}; the cluster has {_size()}"
+
+
+def require(workers: int, field: str, on: Device) -> None:
+    """Make sure that the cluster can hold workers at once: refuse to wait for ever for them.
+
+    Where the spec asks for the device cuda, wait: an autoscaling cluster then starts nodes.
+    """
+    resource = "GPU" if device(on) == "cuda" else "CPU"
+    if on == "cuda":
+        _wait_for(workers, field)
+    elif workers > _count(resource):
         raise SpecError(
             f"{field}: {workers} workers need as many {resource}s, the cluster has "
             f"{_count(resource)}; ask for fewer workers or add nodes"
         )
+
+
+def _wait_for(workers: int, field: str) -> None:
+    """Reserve the places of workers until the cluster has them, and give them back."""
+    each = {"num_gpus": 1.0, "num_cpus": 1.0}
+    places = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * workers)
+    try:
+        while not places.wait(SAY_EVERY_S):
+            log.info("%s: %d workers wait for places: %s", field, workers, describe(each))
+    finally:
+        ray.util.remove_placement_group(places)
 
 
 def cpus_each(workers: int) -> int:
@@ -74,13 +131,17 @@ def cpus_each(workers: int) -> int:
     return max(1, _count("CPU") // workers)
 
 
-def device() -> str:
-    """Return the torch device of the workers of GPU stages."""
-    return "cuda" if _count("GPU") else "cpu"
-
-
 def storage(folder: Location) -> tuple[str, pyarrow.fs.FileSystem | None]:
     """Return the storage_path and storage_filesystem that mean a folder to Ray Train and Tune."""
     if isinstance(folder, Path):
         return str(folder), None
     return folder.path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(file_system(folder)))
+
+
+def _count(resource: str) -> int:
+    return int(ray.cluster_resources().get(resource, 0))
+
+
+def _size() -> str:
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    return f"{_count('GPU')} GPUs and {_count('CPU')} CPUs on {nodes} nodes"

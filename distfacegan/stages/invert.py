@@ -155,7 +155,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     path = weights.generator_path(run, section.generator)
     generator = weights.load_generator(path)
     latents.create_group_of(photos, run.latents, "latents", Z=generator.latent_dim)
-    decided = {**settings(spec), "precision": _precision(section.precision, run)}
+    device = cluster.device(spec.device)
+    decided = {**settings(spec), "precision": _precision(section.precision, device, run)}
     return run_stage(
         run,
         "invert",
@@ -170,21 +171,21 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "batch": section.batch,
             "retry": decided["retry"],
             "surrogate_folder": _prepare_surrogate(spec, run, path),
-            "device": cluster.device(),
+            "device": device,
         },
-        workers=cluster.gpu_workers(section.workers),
+        workers=cluster.gpu_workers(section.workers, spec.device),
         unit="faces",
         upstream=[shards.done(photos_run.markers("ingest"))],
         in_flight=2,  # one is read or written while the other is computed
     )
 
 
-def _precision(asked: str, run: RunDirectory) -> str:
+def _precision(asked: str, device: str, run: RunDirectory) -> str:
     """Return the precision of the run: what `auto` meant when it began, whoever resumes it."""
     record = run.record("invert")
     assert record is not None
     if asked == "auto":
-        of_device = "fp32" if cluster.device() == "cpu" else "bf16"
+        of_device = "fp32" if device == "cpu" else "bf16"
         asked = record.get("precision", of_device)
     run.note("invert", precision=asked)
     return asked
@@ -204,10 +205,10 @@ def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Location) ->
             section.surrogate.pictures,
             section.surrogate.steps,
         )
-        _, resources = cluster.gpu_workers(1)
+        _, resources = cluster.gpu_workers(1, spec.device)
         task: Any = ray.remote(surrogate.prepare)  # type: ignore[arg-type]
         made = task.options(**resources).remote(
-            run.surrogate, generator, made_of, device=cluster.device()
+            run.surrogate, generator, made_of, device=cluster.device(spec.device)
         )
         while not ray.wait([made], timeout=SAY_EVERY_S)[0]:
             log.info("invert: the surrogate %s", surrogate.progress(run.surrogate, made_of))

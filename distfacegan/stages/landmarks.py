@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from pathlib import Path
 from typing import Any, Literal
@@ -25,7 +26,10 @@ from distfacegan.store.shards import Shard, ShardStats, Status
 
 
 class LandmarkWorker:
-    """Finds the landmarks of shards of faces. A plain class: tests use it without Ray."""
+    """Finds the landmarks of shards of faces. A plain class: tests use it without Ray.
+
+    `run` may be called from two threads at once: one computes, the other reads or writes.
+    """
 
     def __init__(
         self,
@@ -47,6 +51,7 @@ class LandmarkWorker:
         if detector != "annotations":
             self._detector = make_detector(detector, model=model, device=device)
             self._min_score = self._detector.min_score if min_score is None else min_score
+        self._computing, self._writing = threading.Lock(), threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
         """Find the landmarks of one shard and commit them to the store."""
@@ -66,7 +71,9 @@ class LandmarkWorker:
             score = np.ones(points.shape[:2], np.float32)
         else:
             image = latents.read(self._photos, "image", shard)[with_face]
-            points, score = self._detector.detect(image)
+            with self._computing:
+                started = time.time()
+                points, score = self._detector.detect(image)
             for i, detected in zip(with_face.tolist(), points, strict=True):
                 if i in own:
                     arrays["deviation"][i] = deviation(detected, own[i])
@@ -74,7 +81,8 @@ class LandmarkWorker:
         # A point beyond the crop is moved to its edge: L-Gen's sigmoid knows nothing else.
         arrays["points"][with_face], arrays["score"][with_face] = points.clip(0, 1), score
         arrays["status"][with_face] = np.where(good, Status.OK, Status.LANDMARKS_NOT_TRUSTED)
-        return latents.commit(self._landmarks, self._markers, shard, arrays, started)
+        with self._writing:  # Zarr's configuration is the process's
+            return latents.commit(self._landmarks, self._markers, shard, arrays, started)
 
     def _own_points(self, shard: Shard, i: int) -> np.ndarray | None:
         """Return the source's own points of a face [P, 2], in units of the face."""
@@ -129,7 +137,10 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     source = None
     if spec.ingest is not None:
         source = ingest.open_source_of(spec.ingest.source, spec.seed)
-    workers = cluster.gpu_workers if section.detector == "face_alignment" else cluster.cpu_workers
+    if section.detector == "face_alignment":
+        workers, in_flight = cluster.gpu_workers(section.workers, spec.device), 2
+    else:
+        workers, in_flight = cluster.cpu_workers(section.workers), 1
     return run_stage(
         run,
         "landmarks",
@@ -142,11 +153,12 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "model": section.model,
             "min_score": section.min_score,
             "source": source,
-            "device": cluster.device(),
+            "device": cluster.device(spec.device),
         },
-        workers=workers(section.workers),
+        workers=workers,
         unit="faces",
         upstream=[shards.done(run.markers("ingest"))],
+        in_flight=in_flight,  # one is read or written while the other is computed
     )
 
 

@@ -78,14 +78,17 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     without = inputs(spec, run)["without_shards"]
     if without:
         log.warning("lgen: learns without the shards %s, which are not done", without)
+    if spec.device == "cuda":
+        cluster.require(1, "lgen", spec.device)
+    device = cluster.device(spec.device)
     rows = ray.put(Rows(*load_rows(run, without), section, spec.seed))
-    trials = choose(run, section, spec.seed, rows)
+    trials = choose(run, section, spec.seed, rows, device)
     best = {name: trials[0][name] for name in VARIED}
     task: Any = ray.remote(fit)  # type: ignore[arg-type]
-    task = task.options(num_cpus=1, num_gpus=gpu_share())
+    task = task.options(num_cpus=1, num_gpus=gpu_share(device))
     chosen, final = ray.get(
         [
-            task.remote(best, section.epochs, spec.seed, rows, on=on, device=cluster.device())
+            task.remote(best, section.epochs, spec.seed, rows, on=on, device=device)
             for on in ("train", "all")
         ]
     )

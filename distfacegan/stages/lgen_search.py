@@ -19,7 +19,6 @@ from torch import Tensor
 from distfacegan.core import lgen
 from distfacegan.core.seeding import permutation
 from distfacegan.spec import LGen
-from distfacegan.stages import cluster
 from distfacegan.stages.progress import Progress
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store.location import Location, remove_tree
@@ -60,7 +59,9 @@ class Rows:
         return torch.from_numpy(self.z[rows]), torch.from_numpy(self.points[rows])
 
 
-def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> list[Variant]:
+def choose(
+    run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef, device: str
+) -> list[Variant]:
     """Try the variants; return them with their validation errors, the best first.
 
     Table I's network is the first trial. An interrupted search goes on where it stopped.
@@ -69,10 +70,8 @@ def choose(run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef) -> 
     variants = draw_variants(section, seed)
     space = {name: tune.choice(getattr(section.search, name)) for name in VARIED}
     trainable = tune.with_resources(
-        tune.with_parameters(
-            _trial, rows=rows, epochs=section.epochs, seed=seed, device=cluster.device()
-        ),
-        {"cpu": 1, "gpu": gpu_share()},
+        tune.with_parameters(_trial, rows=rows, epochs=section.epochs, seed=seed, device=device),
+        {"cpu": 1, "gpu": gpu_share(device)},
     )
     path, filesystem = cluster.storage(run.lgen / "tune")
     tuner = _restore(run.lgen / "tune" / "search", trainable) or tune.Tuner(
@@ -260,6 +259,6 @@ def _train(
     )
 
 
-def gpu_share() -> float:
+def gpu_share(device: str) -> float:
     """Return what one trial takes of a GPU."""
-    return GPU_SHARE if cluster.device() == "cuda" else 0
+    return GPU_SHARE if device == "cuda" else 0

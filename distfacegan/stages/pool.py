@@ -1,8 +1,9 @@
 """The driver loop of every stage that works shard by shard.
 
 One actor per worker, and one shard in flight per actor, or two: it then reads one while it computes
-the other. The driver owns the retries: Ray restarts nothing, so that an attempt is counted where it
-failed. A shard that keeps failing is set aside and named, and the rest is finished.
+the other. The driver owns the retries, so that an attempt is counted where it failed. A shard that
+keeps failing is set aside and named, and the rest is finished. When nothing waits any more, an idle
+actor takes over what another is slow at: shards are written whole, whoever is first.
 """
 
 from __future__ import annotations
@@ -10,19 +11,23 @@ from __future__ import annotations
 import collections
 import dataclasses
 import logging
+import math
+import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import ray
-from ray.actor import ActorHandle
-from ray.exceptions import RayError, RayTaskError
-
-from distfacegan.errors import DistfaceganError
+from distfacegan.stages import cluster
+from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, Actors, NodeLostError
 from distfacegan.store.shards import Shard, ShardStats
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3
+GRACE_S = 15.0  # for the shards in flight when the job is interrupted
+LOOK_EVERY_S = 2.0  # at how large the cluster is
+TICK_S = 0.25
+TAKE_OVER_S = 1.0  # a shard is in flight before a second actor is given it, at least
+SAY_FIRST_S, SAY_EVERY_S = 10.0, 60.0  # what is waited for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,151 +38,188 @@ class SetAside:
     reason: str
 
 
-class WorkerError(DistfaceganError, RuntimeError):
-    """The workers of a stage cannot work at all."""
-
-
-class _Host:
-    """The actor round a plain worker class, which knows nothing of Ray."""
-
-    def prepare(self, worker: Callable[..., Any], arguments: Mapping[str, Any]) -> None:
-        self.worker = worker(**arguments)
-
-    def run(self, shard: Shard) -> ShardStats:
-        return self.worker.run(shard)
-
-
 def run_shards(
     worker: Callable[..., Any],
     arguments: Mapping[str, Any],
     todo: Sequence[Shard],
     *,
-    num_workers: int,
+    num_workers: int | None,
     resources: Mapping[str, float],
     on_done: Callable[[ShardStats], None],
+    on_failed: Callable[[Exception], None] = lambda error: None,
+    on_size: Callable[[int], None] = lambda num_workers: None,
     in_flight: int = 1,
 ) -> list[SetAside]:
     """Run ``worker(**arguments).run(shard)`` for every shard in actors, and return the failures.
 
-    `resources` is what one actor takes (num_cpus, num_gpus). An actor is given up to
-    `in_flight` shards at once, and its worker's `run` is called from as many threads; a shard that
-    has failed before has its actor to itself, so that what kills actors is found out. A worker that
-    cannot be constructed stops everything at once with the error its constructor raised: it is the
-    setting that is bad.
+    `resources` is what one actor takes (num_cpus, num_gpus). There are `num_workers` actors, some
+    of which may wait for a place in the cluster; with None as many as the cluster has room for, at
+    any time. An actor is given up to `in_flight` shards at once, and its worker's `run` is called
+    from as many threads; a shard that has failed before has its actor to itself, so that what kills
+    actors is found out. A worker whose constructor raises a DistfaceganError stops everything with
+    it, at once: it is the setting that is bad. `on_done` is told of every shard, `on_failed` of
+    every attempt that failed, `on_size` now and then how many workers there are.
+
+    Interrupted, it gives no more shards, waits up to GRACE_S for those in flight, and raises the
+    KeyboardInterrupt.
     """
-    pool = _Pool(worker, arguments, resources, in_flight)
-    waiting = collections.deque(todo)
-    attempts: collections.Counter[int] = collections.Counter()
-    set_aside: list[SetAside] = []
+    if not todo:
+        return []
+    shards, actors = _Shards(todo), Actors(worker, arguments, resources, in_flight)
+    look_at, say_at = 0.0, time.monotonic() + SAY_FIRST_S
+
+    def take_down() -> None:
+        for index, outcome in actors.wait(TICK_S):
+            if isinstance(outcome, Exception):
+                on_failed(outcome)
+            stats = shards.end(index, outcome)
+            if stats is not None:
+                on_done(stats)
+
     try:
-        for _ in range(min(num_workers, len(todo))):
-            pool.add()
-        while waiting or pool.shards_in_flight:
-            while waiting:
-                alone = attempts[waiting[0].index] > 0
-                if not pool.can_take(len(waiting), alone=alone):
-                    break
-                pool.start(waiting.popleft(), alone=alone)
-            shard, outcome = pool.wait()
-            if shard is None:
-                continue  # one more worker stands
-            if isinstance(outcome, ShardStats):
-                on_done(outcome)
-                continue
-            attempts[shard.index] += 1
-            reason = f"{type(outcome).__name__}: {outcome}"
-            log.warning("%s failed, attempt %d: %s", shard, attempts[shard.index], reason)
-            if attempts[shard.index] < MAX_ATTEMPTS:
-                waiting.append(shard)
-            else:
-                set_aside.append(SetAside(shard, reason))
+        while shards.left:
+            if time.monotonic() >= look_at:
+                look_at = time.monotonic() + LOOK_EVERY_S
+                actors.keep(min(num_workers or cluster.room(resources), shards.left))
+                on_size(len(actors) - actors.num_pending)
+                if time.monotonic() >= say_at and actors.num_pending:
+                    say_at = time.monotonic() + SAY_EVERY_S
+                    _say_what_is_waited_for(actors, resources)
+            _give(shards, actors)
+            take_down()
+    except KeyboardInterrupt:
+        _drain(shards, take_down)
+        raise
     finally:
-        pool.close()
-    return set_aside
+        actors.close()
+    return shards.set_aside
 
 
-class _Pool:
-    """Actors, and the shards that each of them is at."""
+def _give(shards: _Shards, actors: Actors) -> None:
+    """Give every free actor what there is for it."""
+    starting = actors.num_starting
+    free = collections.deque(actors.free())
+    while free:  # the idle first: where they get nothing, nobody does
+        actor = free.popleft()
+        shard = shards.next(idle=not actor.shards, num_starting=starting)
+        if shard is None:
+            return
+        actors.give(actor, shard, alone=shards.has_failed(shard))
+        if actors.can_take(actor):
+            free.append(actor)
 
-    def __init__(
-        self,
-        worker: Callable[..., Any],
-        arguments: Mapping[str, Any],
-        resources: Mapping[str, float],
-        slots: int,
-    ) -> None:
-        self._worker, self._arguments, self._slots = worker, arguments, slots
-        self._options = {
-            **resources,
-            "scheduling_strategy": "SPREAD",
-            "max_restarts": 0,
-            "max_concurrency": slots,
-        }
-        self._failed_starts = 0
-        self._calls: dict[ray.ObjectRef, tuple[ActorHandle, Shard | None, int]] = {}
-        self._free: dict[ActorHandle, int] = {}  # slots of every living actor; a call takes some
+
+def _drain(shards: _Shards, take_down: Callable[[], None]) -> None:
+    """Let the shards in flight end, for a while."""
+    log.warning(
+        "interrupted: the %d shards in flight have %.0f s to end; again, to stop at once",
+        shards.num_in_flight,
+        GRACE_S,
+    )
+    until = time.monotonic() + GRACE_S
+    while shards.num_in_flight and time.monotonic() < until:
+        take_down()
+
+
+def _say_what_is_waited_for(actors: Actors, resources: Mapping[str, float]) -> None:
+    log.info(
+        "waits for %d of %d workers: %s",
+        actors.num_pending,
+        len(actors),
+        cluster.describe(resources),
+    )
+
+
+@dataclasses.dataclass
+class _Flight:
+    """A shard that one actor is at, or two."""
+
+    shard: Shard
+    behind: bool  # given to an actor that was at another
+    started: float
+    actors: int = 1
+
+
+class _Shards:
+    """The shards that wait, that are in flight, and that have failed."""
+
+    def __init__(self, todo: Sequence[Shard]) -> None:
+        self._waiting = collections.deque(todo)
+        self._failed: collections.deque[Shard] = collections.deque()  # and wait for an idle actor
+        self._flights: dict[int, _Flight] = {}
+        self._attempts: collections.defaultdict[int, float] = collections.defaultdict(float)
+        self._took_s: collections.deque[float] = collections.deque(maxlen=101)
+        self.set_aside: list[SetAside] = []
 
     @property
-    def shards_in_flight(self) -> bool:
-        """Whether any actor is at a shard."""
-        return any(shard is not None for _, shard, _ in self._calls.values())
+    def num_in_flight(self) -> int:
+        return len(self._flights)
 
-    def add(self) -> None:
-        """Start an actor; it takes shards when its worker is constructed."""
-        actor: Any = ray.remote(_Host).options(**self._options).remote()
-        self._free[actor] = 0
-        call = actor.prepare.remote(self._worker, self._arguments)
-        self._calls[call] = actor, None, self._slots
+    @property
+    def left(self) -> int:
+        """How many shards are neither done nor set aside."""
+        return len(self._waiting) + len(self._failed) + len(self._flights)
 
-    def can_take(self, waiting: int, *, alone: bool) -> bool:
-        """Say whether an actor is free for the next of the waiting shards.
+    def has_failed(self, shard: Shard) -> bool:
+        """Tell whether a shard has failed, other than with a node."""
+        return self._attempts.get(shard.index, 0) >= 1
 
-        A second shard is given to an actor only while there are enough for those that start.
+    def next(self, *, idle: bool, num_starting: int) -> Shard | None:
+        """Return the shard for an actor, idle or at another shard; None where it gets none.
+
+        A second shard is given only while there are enough for the actors that start, and while
+        none waits for an idle actor.
         """
-        free = max(self._free.values())
-        starting = sum(shard is None for _, shard, _ in self._calls.values())
-        return free == self._slots or (free > 0 and not alone and waiting > starting)
+        if idle and self._failed:
+            shard = self._failed.popleft()
+        elif self._waiting and (idle or (len(self._waiting) > num_starting and not self._failed)):
+            shard = self._waiting.popleft()
+        else:
+            return self._take_over() if idle else None
+        self._flights[shard.index] = _Flight(shard, not idle, time.monotonic())
+        return shard
 
-    def start(self, shard: Shard, *, alone: bool) -> None:
-        """Give a shard to the least busy actor, with nothing beside it if it is to be alone."""
-        actor: Any = max(self._free, key=self._free.__getitem__)
-        slots = self._slots if alone else 1
-        self._free[actor] -= slots
-        self._calls[actor.run.remote(shard)] = actor, shard, slots
+    def _take_over(self) -> Shard | None:
+        """Return a shard in flight that a second actor may do sooner.
 
-    def wait(self) -> tuple[Shard | None, Any]:
-        """Wait for a call to end; return its shard and its result, or the error it ended with.
-
-        The shard is None where a worker was constructed. A dead actor is replaced.
+        The one last queued behind another; else the oldest, if others took less time than it has.
         """
-        [call], _ = ray.wait(list(self._calls), num_returns=1)
-        actor, shard, slots = self._calls.pop(call)
-        try:
-            result = ray.get(call)
-        except RayTaskError as error:
-            if shard is None:
-                raise error.cause from error
-            result = error.cause
-        except RayError as error:  # the actor, its memory or its node is lost
-            if actor in self._free:  # else one of its other calls has said so
-                self._replace(actor, error, started=shard is not None)
-            return shard, error
-        if actor in self._free:
-            self._free[actor] += slots
-        return shard, result
+        now = time.monotonic()
+        slow_s = max(TAKE_OVER_S, statistics.median(self._took_s or [math.inf]))
+        slow = [
+            flight
+            for index, flight in self._flights.items()
+            if flight.actors == 1
+            and self._attempts.get(index, 0) < MAX_ATTEMPTS
+            and now - flight.started > (TAKE_OVER_S if flight.behind else slow_s)
+        ]
+        if not slow:
+            return None
+        behind = [flight for flight in slow if flight.behind]
+        flight = behind[-1] if behind else slow[0]  # they are in the order of their starts
+        flight.actors += 1
+        log.debug("%s: a second worker is at it", flight.shard)
+        return flight.shard
 
-    def close(self) -> None:
-        """Kill every actor."""
-        for actor in self._free:
-            ray.kill(actor)
-
-    def _replace(self, actor: ActorHandle, error: RayError, *, started: bool) -> None:
-        # A lost node can leave the process alive: it must not write beside its successor.
-        ray.kill(actor)
-        del self._free[actor]
-        self._failed_starts = 0 if started else self._failed_starts + 1
-        if self._failed_starts == MAX_ATTEMPTS:
-            raise WorkerError(
-                f"{self._worker.__name__} died {MAX_ATTEMPTS} times while starting: {error}"
-            ) from error
-        self.add()
+    def end(self, index: int, outcome: ShardStats | Exception) -> ShardStats | None:
+        """Take down how one actor ended a shard; return its record if it is done by that."""
+        flight = self._flights.get(index)
+        if flight is None:
+            return None  # another actor was first
+        if isinstance(outcome, ShardStats):
+            del self._flights[index]
+            self._took_s.append(time.monotonic() - flight.started)
+            return outcome
+        flight.actors -= 1
+        self._attempts[index] += NODE_LOSS if isinstance(outcome, NodeLostError) else 1
+        reason = f"{type(outcome).__name__}: {outcome}"
+        log.warning("%s failed, attempt %.3g: %s", flight.shard, self._attempts[index], reason)
+        if not flight.actors:  # else the other is still at it
+            del self._flights[index]
+            if self._attempts[index] >= MAX_ATTEMPTS:
+                self.set_aside.append(SetAside(flight.shard, reason))
+            elif self.has_failed(flight.shard):
+                self._failed.append(flight.shard)
+            else:
+                self._waiting.appendleft(flight.shard)
+        return None

@@ -26,7 +26,7 @@ def run_stage(
     worker: Callable[..., Any],
     arguments: Mapping[str, Any],
     *,
-    workers: tuple[int, Mapping[str, float]],
+    workers: tuple[int | None, Mapping[str, float]],
     unit: str,
     upstream: Sequence[Collection[int]] = (),
     in_flight: int = 1,
@@ -46,12 +46,12 @@ def run_stage(
     todo = [s for s in ready if s.index not in done]
     totals = shards.totals(made)
     statuses, sums = (collections.Counter(totals[name]) for name in ("statuses", "sums"))
+    failures: collections.Counter[str] = collections.Counter()
     num_workers, resources = workers
     telemetry = Telemetry(
         run,
         stage,
         left=sum(map(len, plan)) - totals["rows"],
-        workers=min(num_workers, len(todo)),
         gpus_each=resources.get("num_gpus", 0),
     )
     with telemetry, Progress(stage, sum(map(len, plan)), unit, initial=totals["rows"]) as progress:
@@ -63,6 +63,10 @@ def run_stage(
             telemetry.shard(stats)
             progress.advance(stats.stop - stats.start, shards.in_words(statuses, sums))
 
+        def fail(error: Exception) -> None:
+            failures[type(error).__name__] += 1
+            telemetry.failed(error)
+
         set_aside = run_shards(
             worker,
             arguments,
@@ -70,6 +74,8 @@ def run_stage(
             num_workers=num_workers,
             resources=resources,
             on_done=advance,
+            on_failed=fail,
+            on_size=telemetry.workers,
             in_flight=in_flight,
         )
         telemetry.set_aside(len(set_aside))
@@ -77,5 +83,12 @@ def run_stage(
         log.error("%s: %s set aside: %s", stage, failure.shard, failure.reason)
     left = len(plan) - len(done)
     names = {str(failure.shard.index): failure.reason for failure in set_aside}
-    run.end(stage, finished=left == 0, started=started, shards=len(todo), set_aside=names)
+    run.end(
+        stage,
+        finished=left == 0,
+        started=started,
+        shards=len(todo),
+        set_aside=names,
+        failures=failures,
+    )
     return Outcome(shards.in_words(statuses, sums), left, list(names))

@@ -133,9 +133,9 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "lgen": lgen_path,
             "seed": spec.seed,
             "jpeg_quality": section.jpeg_quality,
-            "device": cluster.device(),
+            "device": cluster.device(spec.device),
         },
-        workers=cluster.gpu_workers(section.workers),
+        workers=cluster.gpu_workers(section.workers, spec.device),
         unit="faces",
     )
 

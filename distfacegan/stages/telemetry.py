@@ -33,7 +33,7 @@ METRICS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "failed_attempts_total": (Counter, "Attempts at a shard that failed.", ("error",)),
     "shard_seconds": (_SECONDS, "Time that a worker took for a shard.", ()),
     "gpu_seconds_total": (Counter, "Busy time of workers, times the GPUs each of them holds.", ()),
-    "workers": (Gauge, "Workers that the stage asked for; 0 when it is over.", ()),
+    "workers": (Gauge, "Workers that have a place in the cluster; 0 when it is over.", ()),
     "eta_seconds": (Gauge, "Time to the end of the stage at its mean speed; 0 at the end.", ()),
     "rows_left": (Gauge, "Rows of a stage of shards that are not done.", ()),
     "steps_left": (Gauge, "Training steps to go.", ()),
@@ -57,12 +57,12 @@ class Telemetry:
         *,
         left: int,
         unit: str = "rows",
-        workers: int | None = None,
+        workers: int = 0,
         gpus_each: float = 0,
     ) -> None:
         self._tags = {"job_name": _job_name(run), "stage": stage}
         self._unit, self._left, self._done = unit, left, 0
-        self._workers, self._gpus_each = workers or 1, gpus_each
+        self._workers, self._gpus_each = workers, gpus_each
         self._started = self._trained_until = time.monotonic()
         self._busy_until: dict[str, float] = {}  # by worker
         self._gauges: dict[str, float] = {}
@@ -92,6 +92,10 @@ class Telemetry:
         self._busy_until[stats.worker] = stats.written
         self._add("gpu_seconds_total", (stats.written - since) * self._gpus_each)
         self._advance(stats.stop - stats.start)
+
+    def workers(self, count: int) -> None:
+        """Say how many workers have a place in the cluster."""
+        self._set("workers", count)
 
     def failed(self, error: BaseException) -> None:
         """Count an attempt at a shard that ended with an error."""
@@ -138,8 +142,8 @@ class Telemetry:
         if value > 0:  # Ray refuses 0
             _metric(name).inc(value, {**self._tags, **tags})
 
-    def _set(self, name: str, value: float | None) -> None:
-        if value is not None and math.isfinite(value):
+    def _set(self, name: str, value: float) -> None:
+        if math.isfinite(value):
             self._gauges[name] = value
             _metric(name).set(value, self._tags)
 

@@ -1,0 +1,209 @@
+"""The Ray actors of a stage: as many as are wanted, and the dead replaced.
+
+An actor first waits for a place in the cluster (it is then the demand that an autoscaling cluster
+sees), then constructs its worker, then stands and is given shards. Ray restarts nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+import queue
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future
+from typing import Any
+
+import ray
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
+
+from distfacegan.errors import DistfaceganError
+from distfacegan.store.shards import Shard, ShardStats
+
+log = logging.getLogger(__name__)
+
+MAX_ATTEMPTS = 3  # at a shard; of workers that start, while none stands
+NODE_LOSS = 1 / 8  # of an attempt: it is nobody's fault, but nothing may be tried for ever
+START_AGAIN_S = 30.0  # after a failed start, while others stand: perhaps one GPU is bad
+
+
+class WorkerError(DistfaceganError, RuntimeError):
+    """The workers of a stage cannot work at all."""
+
+
+class NodeLostError(DistfaceganError, RuntimeError):
+    """An actor was lost with its node."""
+
+
+class _Host:
+    """The actor round a plain worker class, which knows nothing of Ray."""
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def prepare(self, made_of: tuple[Callable[..., Any], Mapping[str, Any]]) -> None:
+        worker, arguments = made_of
+        self.worker = worker(**arguments)
+
+    def run(self, shard: Shard) -> ShardStats:
+        return self.worker.run(shard)
+
+
+@dataclasses.dataclass(eq=False)
+class Actor:
+    """One actor, and the shards that it is at."""
+
+    handle: Any
+    node: str | None = None  # None while it waits for a place in the cluster
+    stands: bool = False
+    shards: set[int] = dataclasses.field(default_factory=set)
+    alone: bool = False  # its shard has failed before: nothing beside it
+
+
+class Actors:
+    """Actors with one worker each, of which each is at up to `slots` shards."""
+
+    def __init__(
+        self,
+        worker: Callable[..., Any],
+        arguments: Mapping[str, Any],
+        resources: Mapping[str, float],
+        slots: int,
+    ) -> None:
+        self._name, self._slots = worker.__name__, slots
+        self._made_of = ray.put((worker, arguments))  # pickled once, not once an actor
+        self._class: Any = ray.remote(_Host).options(
+            **resources,
+            scheduling_strategy="SPREAD",
+            max_restarts=0,
+            max_concurrency=slots,
+        )
+        self._actors: set[Actor] = set()
+        self._ended: queue.SimpleQueue[tuple[Actor, str, int, Future]] = queue.SimpleQueue()
+        self._wanted, self._failed_starts, self._start_again = 0, 0.0, 0.0
+
+    def __len__(self) -> int:
+        return len(self._actors)
+
+    @property
+    def num_pending(self) -> int:
+        """How many actors wait for a place in the cluster."""
+        return sum(actor.node is None for actor in self._actors)
+
+    @property
+    def num_starting(self) -> int:
+        """How many actors construct their worker at this moment."""
+        return sum(not actor.stands and actor.node is not None for actor in self._actors)
+
+    def keep(self, wanted: int) -> None:
+        """Hold the number of actors at `wanted`; only pending ones are withdrawn."""
+        self._wanted = wanted
+        pending = [actor for actor in self._actors if actor.node is None]
+        for actor in pending[: max(0, len(self) - wanted)]:
+            self._remove(actor)
+        if time.monotonic() >= self._start_again:
+            for _ in range(wanted - len(self)):
+                actor = Actor(self._class.remote())
+                self._actors.add(actor)
+                self._call(actor, "node")
+
+    def free(self) -> list[Actor]:
+        """Return the actors that can take a shard, the idle ones first."""
+        return sorted(filter(self.can_take, self._actors), key=lambda actor: len(actor.shards))
+
+    def can_take(self, actor: Actor) -> bool:
+        """Tell whether an actor can take a shard, or one more."""
+        return actor.stands and not actor.alone and len(actor.shards) < self._slots
+
+    def give(self, actor: Actor, shard: Shard, *, alone: bool) -> None:
+        """Give a shard to an actor, with nothing beside it if it is to be alone."""
+        actor.shards.add(shard.index)
+        actor.alone = alone
+        self._call(actor, "run", shard, index=shard.index)
+
+    def wait(self, timeout: float) -> list[tuple[int, ShardStats | Exception]]:
+        """Wait for a call to end, and return the shards that ended with it, and how.
+
+        An actor that dies ends all of its shards. Raises where no worker can be constructed.
+        """
+        try:
+            actor, method, index, future = self._ended.get(timeout=timeout)
+        except queue.Empty:
+            return []
+        if actor not in self._actors:
+            return []  # it was lost or withdrawn
+        try:
+            result = future.result()
+        except RayTaskError as error:
+            if method != "run":
+                self._start_failed(actor, error.cause)
+                return []
+            result = error.cause
+        except RayError as error:  # the process, its memory or its node is lost
+            return self._lost(actor, error)
+        if method == "node":
+            actor.node = result
+            self._call(actor, "prepare", self._made_of)
+        elif method == "prepare":
+            actor.stands, self._failed_starts = True, 0.0
+        else:
+            actor.shards.discard(index)
+            actor.alone = False
+            return [(index, result)]
+        return []
+
+    def close(self) -> None:
+        """Kill every actor."""
+        for actor in list(self._actors):
+            self._remove(actor)
+
+    def _call(self, actor: Actor, method: str, *arguments: Any, index: int = -1) -> None:
+        # Not ray.wait, whose cost grows with the number of calls it waits for.
+        future = getattr(actor.handle, method).remote(*arguments).future()
+        future.add_done_callback(
+            functools.partial(lambda *ended: self._ended.put(ended), actor, method, index)
+        )
+
+    def _remove(self, actor: Actor) -> None:
+        # A lost node can leave the process alive: it must not write beside its successor.
+        ray.kill(actor.handle)
+        self._actors.discard(actor)
+
+    def _lost(self, actor: Actor, error: RayError) -> list[tuple[int, ShardStats | Exception]]:
+        cause: Exception = NodeLostError(str(error)) if _is_node_lost(actor, error) else error
+        if not actor.stands:
+            self._start_failed(actor, cause)
+            return []
+        self._remove(actor)
+        self.keep(self._wanted)
+        return [(index, cause) for index in actor.shards]
+
+    def _start_failed(self, actor: Actor, cause: Exception) -> None:
+        """Remove an actor that will not stand; raise where that is the fault of the settings."""
+        self._remove(actor)
+        node_lost = isinstance(cause, NodeLostError)
+        log.warning("%s could not start: %s", self._name, cause)
+        if isinstance(cause, DistfaceganError) and not node_lost:
+            raise cause
+        if any(other.stands for other in self._actors):
+            self._start_again = 0.0 if node_lost else time.monotonic() + START_AGAIN_S
+        else:
+            self._failed_starts += NODE_LOSS if node_lost else 1
+        if self._failed_starts >= max(MAX_ATTEMPTS, self._wanted // 2):
+            raise WorkerError(
+                f"{self._name} died {self._failed_starts:.0f} times while starting: {cause}"
+            ) from cause
+        self.keep(self._wanted)
+
+
+def _is_node_lost(actor: Actor, error: RayError) -> bool:
+    """Tell whether an actor was lost with its node, and not by a death of its own."""
+    if isinstance(error, ActorUnavailableError):
+        return True  # the node is silent: it would have told of a process that died
+    if not isinstance(error, ActorDiedError):
+        return False  # killed for want of memory
+    if actor.node is None:
+        return not error._actor_init_failed  # it never ran
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    return error.preempted or actor.node not in alive
