@@ -84,7 +84,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         left=section.steps - first,
         unit="steps",
         workers=section.workers,
-        gpus_each=1 if cluster.device() == "cuda" else 0,
+        gpus_each=1 if cluster.device(spec.device) == "cuda" else 0,
     )
     with telemetry, Progress("began", section.steps, "steps", initial=first) as progress:
         watch = _Watch(run, progress, telemetry, first)

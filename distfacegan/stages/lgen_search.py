@@ -19,6 +19,7 @@ from torch import Tensor
 from distfacegan.core import lgen
 from distfacegan.core.seeding import permutation
 from distfacegan.spec import LGen
+from distfacegan.stages import cluster
 from distfacegan.stages.progress import Progress
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store.location import Location, remove_tree
@@ -90,7 +91,7 @@ def choose(
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Show(run, len(variants))],
+            callbacks=[_Show(run, len(variants), gpu_share(device))],
         ),
     )
     results = list(tuner.fit())  # type: ignore[call-overload]
@@ -167,8 +168,9 @@ def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
 class _Show(tune.Callback):
     """Shows every trial that ends. Ray pickles it with the search: the bar comes with the start."""
 
-    def __init__(self, run: RunDirectory, trials: int) -> None:
+    def __init__(self, run: RunDirectory, trials: int, gpus_each: float) -> None:
         self._run, self._trials, self._ended = run, trials, 0
+        self._gpus_each = gpus_each
         self._progress: Progress | None = None
         self._telemetry: Telemetry | None = None
 
@@ -182,7 +184,7 @@ class _Show(tune.Callback):
                 "lgen",
                 left=self._trials - self._ended,
                 unit="trials",
-                gpus_each=gpu_share(),
+                gpus_each=self._gpus_each,
             ).__enter__()
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
