@@ -17,7 +17,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-START_S = 60
+START_S = 120
 
 
 @dataclasses.dataclass(frozen=True)
