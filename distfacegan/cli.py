@@ -252,10 +252,18 @@ def _cluster(options: argparse.Namespace) -> submission.Cluster:
 
 def _follow(cluster: submission.Cluster, job: str) -> int:
     try:
-        return cluster.follow(job, lambda text: print(text, end="", flush=True))
+        return cluster.follow(job, _write)
     except KeyboardInterrupt:
         print(f"\ndetached; {job} goes on\n{cluster.advice(job)}", file=sys.stderr)
         return 130
+
+
+def _write(text: str) -> None:
+    try:
+        print(text, end="", flush=True)
+    except BrokenPipeError:  # who reads has seen enough, `| head` for one: as good as Ctrl-C
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise KeyboardInterrupt from None
 
 
 def _plan(options: argparse.Namespace) -> int:

@@ -30,10 +30,10 @@ from distfacegan.errors import DistfaceganError
 if TYPE_CHECKING:
     from distfacegan.spec import JobSpec
 
+log = logging.getLogger(__name__)
+
 PACKAGE = Path(__file__).parents[1]
-RUN_KEY = (
-    "distfacegan_run"  # metadata of a job: its run directory, which tells our jobs from others
-)
+RUN_KEY = "distfacegan_run"  # metadata: a job's run directory; the jobs that have it are ours
 
 STOP_WAIT_S = 30  # between SIGTERM and SIGKILL: the shards in flight are finished first
 TIMEOUT_S = (5, 30)  # of a request: to connect, to be answered
@@ -80,8 +80,8 @@ class Cluster:
         url = urlsplit(self.address)
         if url.scheme not in ("http", "https") or not url.netloc:
             raise ClusterError(f"--address {address}: expected the head's, like http://HEAD:8265")
-        # Ray's client lets RAY_ADDRESS and this variable, in this order of weight, overrule its
-        # own argument (Ray 2.60, get_address_for_submission_client).
+        # Ray's client lets this variable, and after it RAY_ADDRESS, overrule its own argument
+        # (Ray 2.60, get_address_for_submission_client).
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address
         for handler in logging.getLogger("ray").handlers:
             handler.setLevel(logging.WARNING)  # else every upload and every connection is a line
@@ -106,7 +106,7 @@ class Cluster:
         command = ["python", "-m", "distfacegan", "run", "job.yaml"]
         command += [word for stage in only for word in ("--only", stage)]
         command += ["--fresh"] if fresh else []
-        with tempfile.TemporaryDirectory() as folder, self._explained():
+        with tempfile.TemporaryDirectory() as folder:
             Path(folder, "job.yaml").write_text(specfile.dump(spec))
             environment: dict[str, Any] = {
                 "working_dir": folder,
@@ -117,12 +117,13 @@ class Cluster:
                 environment["py_modules"] = [str(PACKAGE)]
             # The entrypoint is a line of shell. It asks for no resources: a job that waits for
             # some cannot be stopped (Ray 2.60).
-            self._client.submit_job(
-                submission_id=job,
-                entrypoint=shlex.join(command),
-                runtime_env=environment,
-                metadata={"job_name": spec.name, RUN_KEY: str(spec.run)},
-            )
+            with self._explained():
+                self._client.submit_job(
+                    submission_id=job,
+                    entrypoint=shlex.join(command),
+                    runtime_env=environment,
+                    metadata={"job_name": spec.name, RUN_KEY: str(spec.run)},
+                )
         return job
 
     def link(self, job: str) -> str:
@@ -157,15 +158,15 @@ class Cluster:
         ClusterError when the cluster has not answered for PATIENCE_S.
         """
         self._find(job)
-        log = _Log(self._client, job, write)
+        written = _Log(self._client, job, write)
         lost_since = None
         while True:
             with contextlib.suppress(*LOST):  # whatever ended it: the job's state decides
-                asyncio.run(log.tail())
+                asyncio.run(written.tail())
             try:
                 with self._explained():
                     details = self._client.get_job_info(job)
-                    log.catch_up()
+                    written.catch_up()
             except ClusterError as error:
                 lost_since = lost_since or time.monotonic()
                 if time.monotonic() - lost_since > PATIENCE_S:
@@ -184,6 +185,7 @@ class Cluster:
         status = self._find(job).status
         if status.is_terminal():
             raise JobError(f"{job} has ended already: {status}")
+        log.info("%s is told to stop; it finishes the shards that it is at", job)
         deadline = time.monotonic() + STOP_WAIT_S + 30
         while not status.is_terminal():
             if time.monotonic() > deadline:
@@ -214,7 +216,9 @@ class Cluster:
                 "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that holds the token "
                 "(or RAY_AUTH_TOKEN to the token)."
             ) from None
-        except LOST as error:
+        except RuntimeError as error:  # any answer but 200
+            raise ClusterError(f"{self.address} cannot do it: {error}") from None
+        except OSError as error:
             raise ClusterError(
                 f"no Ray cluster answers at {self.address}: {error}\n"
                 "Is its head up, and can this machine reach its dashboard's port? Through a "
