@@ -161,7 +161,7 @@ def test_ctrl_c_leaves_a_job_to_itself(head, tmp_path):
 @pytest.mark.ray
 @pytest.mark.slow
 def test_a_cancelled_job_leaves_whole_shards_and_can_be_finished(head, tmp_path):
-    spec = write_ingest(tmp_path, count=400)
+    spec = write_ingest(tmp_path, count=200)
     run = RunDirectory(tmp_path / "run")
     code, output = command(head, "submit", spec, "--no-wait")
     assert code == 0
@@ -174,7 +174,7 @@ def test_a_cancelled_job_leaves_whole_shards_and_can_be_finished(head, tmp_path)
     code, output = command(head, "cancel", job)
     assert code == 0, output
     assert output.endswith(f"\n{job}: STOPPED\n")
-    assert 0 < len(list(run.markers("ingest").glob("*.json"))) < 40
+    assert 0 < len(list(run.markers("ingest").glob("*.json"))) < 20
     assert verification.verify(run) == []
     assert command(head, "logs", "--follow", job)[0] == 130
     code, output = command(head, "cancel", job)
