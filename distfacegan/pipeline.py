@@ -59,7 +59,7 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
     the stages that read from them, wrote before. Raises DistfaceganError, with nothing touched,
     for settings that cannot work or that differ from those on disk.
     """
-    stages = _chosen(spec, only)
+    stages = chosen(spec, only)
     directory = RunDirectory(spec.run)
     _refuse_foreign_folder(directory)
     asked = {stage: MODULES[stage].settings(spec) for stage in stages}
@@ -114,7 +114,8 @@ def _is_done(spec: JobSpec, directory: RunDirectory, stage: str) -> bool:
     return True
 
 
-def _chosen(spec: JobSpec, only: Sequence[str]) -> list[str]:
+def chosen(spec: JobSpec, only: Sequence[str]) -> list[str]:
+    """Return the stages that are to run; raise SpecError for one that the spec does not have."""
     for stage in only:
         if stage not in spec.stages:
             have = ", ".join(spec.stages)

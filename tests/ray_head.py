@@ -1,0 +1,112 @@
+"""A real Ray head in processes of its own, with token authentication, on ports nobody else has."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import re
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+START_S = 120
+
+
+@dataclasses.dataclass(frozen=True)
+class RayHead:
+    """Where a head is, and what opens it."""
+
+    dashboard: str  # http://127.0.0.1:PORT, for `submit --address`
+    address: str  # HOST:PORT, for RAY_ADDRESS
+    token: Path
+    folder: Path  # of the head and its sessions; deleted at the end
+    pid: int  # of `ray start`: SIGTERM ends the head and all that it started
+
+    def environment(self, **changes: str) -> dict[str, str]:
+        """Return an environment whose processes are let in, and know no other cluster."""
+        return client_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(self.token)) | (
+            changes
+        )
+
+
+def client_environment(**changes: str) -> dict[str, str]:
+    """Return this process's environment without what it says of Ray clusters."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    return kept | {"RAY_USAGE_STATS_ENABLED": "0"} | changes
+
+
+@contextlib.contextmanager
+def ray_head(*, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[RayHead]:
+    """Start a head, and end it with everything that it started."""
+    folder = Path(tempfile.mkdtemp(prefix="dfh", dir="/tmp"))  # short: sockets have 107 characters
+    token = folder / "token"
+    token.touch(mode=0o600)
+    token.write_text(secrets.token_hex(32))
+    # The jobs' `python` is the one of the tests, as it would be on a node's PATH.
+    environment = client_environment(
+        RAY_AUTH_MODE="token",
+        RAY_AUTH_TOKEN_PATH=str(token),
+        PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
+    )
+    environment.pop("PYTHONPATH", None)  # what nodes run is installed, or was sent to them
+    command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+    command += ["--node-ip-address=127.0.0.1", "--port=0", "--dashboard-port=0"]
+    command += ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={_free_port()}"]
+    command += [f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--temp-dir={folder}"]
+    output = folder / "output.txt"
+    with output.open("w") as stream:
+        process = subprocess.Popen(
+            command, env=environment, cwd=folder, stdout=stream, stderr=subprocess.STDOUT
+        )
+    try:
+        dashboard, address = _addresses(process, output)
+        yield RayHead(dashboard, address, token, folder, process.pid)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+        _wait_for_the_end(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        return sock.getsockname()[1]
+
+
+def _addresses(process: subprocess.Popen, output: Path) -> tuple[str, str]:
+    """Wait for the head to be up; return the addresses of its dashboard and of the cluster."""
+    deadline = time.monotonic() + START_S
+    while True:
+        text = output.read_text()
+        dashboard = re.search(r"RAY_API_SERVER_ADDRESS='(\S+)'", text)
+        address = re.search(r"ray start --address='(\S+)'", text)
+        if dashboard and address and "--block" in text:
+            return dashboard[1], address[1]
+        assert process.poll() is None, text
+        assert time.monotonic() < deadline, f"no head after {START_S} s:\n{text}"
+        time.sleep(0.1)
+
+
+def _wait_for_the_end(folder: Path) -> None:
+    deadline = time.monotonic() + 30
+    while any(str(folder) in line for line in command_lines()):
+        assert time.monotonic() < deadline, f"processes of {folder} outlive their head"
+        time.sleep(0.1)
+
+
+def command_lines() -> list[str]:
+    """Return the command lines of all processes."""
+    lines = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
+            lines.append(path.read_bytes().decode(errors="replace"))
+    return lines
