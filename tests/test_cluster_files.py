@@ -464,7 +464,7 @@ def test_slurm_runs_a_job_on_two_nodes(two_nodes, tmp_path):
         if folder.exists():
             folder.rmdir()
     assert done.returncode == 0, done.stdout[-4000:]
-    assert "Ray: 2 CPUs" in done.stdout
+    assert "2 CPUs on 2 nodes" in done.stdout
     markers = sorted((tmp_path / "run" / "shards" / "ingest").glob("*.json"))
     workers = [json.loads(marker.read_text())["worker"] for marker in markers]
     assert len(workers) == 4
