@@ -10,6 +10,7 @@ import time
 
 import pytest
 
+from distfacegan.bench import pool as bench
 from distfacegan.errors import CheckpointError
 from distfacegan.stages import pool
 from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, NodeLostError, WorkerError
@@ -195,6 +196,15 @@ def test_the_slower_of_two_workers_at_a_shard_changes_nothing(monkeypatch):
     assert waiting.end(1, stats) is None
     assert waiting.left == 0
     assert waiting.set_aside == []
+
+
+def test_the_bench_measures_what_the_table_says(ray_cluster, monkeypatch):
+    monkeypatch.setattr(bench, "SHARDS_EACH", 2)
+    monkeypatch.setattr(bench, "SLOWNESS", 2.0)
+    monkeypatch.setattr(bench, "RESOURCES", {"num_cpus": 1.0})
+    text = bench.table(bench.measure(num_shards=40, workers=2))
+    assert text.startswith("40 shards of no time, 2 workers: ")
+    assert bench._greedy([1.0, 1.0, 1.0], speeds=[1.0, 0.5]) == 2.0
 
 
 def test_nothing_to_do_starts_no_worker(ray_cluster):
