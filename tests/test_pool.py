@@ -2,12 +2,15 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 import pytest
 
+from distfacegan.bench import pool as bench
 from distfacegan.errors import CheckpointError
 from distfacegan.stages import pool
 from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, NodeLostError, WorkerError
@@ -20,6 +23,7 @@ from tests.fakes import (
     MeetingWorker,
     OneAtATimeWorker,
 )
+from tests.jobs import write_spec
 
 pytestmark = pytest.mark.ray
 
@@ -194,6 +198,15 @@ def test_the_slower_of_two_workers_at_a_shard_changes_nothing(monkeypatch):
     assert waiting.set_aside == []
 
 
+def test_the_bench_measures_what_the_table_says(ray_cluster, monkeypatch):
+    monkeypatch.setattr(bench, "SHARDS_EACH", 2)
+    monkeypatch.setattr(bench, "SLOWNESS", 2.0)
+    monkeypatch.setattr(bench, "RESOURCES", {"num_cpus": 1.0})
+    text = bench.table(bench.measure(num_shards=40, workers=2))
+    assert text.startswith("40 shards of no time, 2 workers: ")
+    assert bench._greedy([1.0, 1.0, 1.0], speeds=[1.0, 0.5]) == 2.0
+
+
 def test_nothing_to_do_starts_no_worker(ray_cluster):
     assert (
         run_shards(
@@ -230,6 +243,44 @@ def test_nodes_that_join_are_used_and_the_loss_of_one_is_no_attempt(tmp_path, go
     assert report["done_when_node_went"] < 150
     assert report["set_aside"] == []
     assert report["done"] == list(range(150))
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_job_in_order_and_the_next_run_finishes_it(tmp_path):
+    """In a process of its own, with a Ray of its own."""
+    ingest = {
+        "source": {"kind": "procedural", "count": 600},
+        "resolution": 32,
+        "shard_rows": 10,
+        "workers": 2,
+    }
+    others = dict.fromkeys(("landmarks", "began", "invert", "lgen", "synthesize", "report"))
+    command = [
+        sys.executable,
+        "-m",
+        "distfacegan",
+        "run",
+        write_spec(tmp_path, ingest=ingest, **others),
+    ]
+    markers = tmp_path / "run" / "shards" / "ingest"
+    with tempfile.TemporaryDirectory(prefix="dfg", dir="/tmp", ignore_cleanup_errors=True) as short:
+        environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": short}
+        environment.pop("RAY_ADDRESS", None)
+        options = {"env": environment, "stderr": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, **options) as process:
+            while not list(markers.glob("*.json")):
+                assert process.poll() is None, process.stderr.read()
+                time.sleep(0.05)
+            process.send_signal(signal.SIGTERM)
+            _, log = process.communicate(timeout=60)
+        assert process.returncode == 130, log
+        assert "interrupted: the 2 shards in flight have 15 s to end" in log
+        before = {path: path.stat().st_mtime_ns for path in markers.iterdir()}
+        assert 3 <= len(before) < 60
+        subprocess.run(command, check=True, timeout=200, **options)
+    after = {path: path.stat().st_mtime_ns for path in markers.iterdir()}
+    assert len(after) == 60
+    assert before.items() <= after.items()
 
 
 @pytest.mark.parametrize(
