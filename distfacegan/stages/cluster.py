@@ -41,10 +41,12 @@ def connect(**options: Any) -> Iterator[None]:
     if not options:
         address = os.environ.get("RAY_ADDRESS") or address
     try:
-        ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
+        context = ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise SpecError(f"RAY_ADDRESS is {address}, but no Ray cluster is there: {error}") from None
     log.info("Ray: %s", _size())
+    if context.dashboard_url:
+        log.info("Ray dashboard: http://%s", context.dashboard_url)
     try:
         with _sigterm_interrupts():  # which Ray has set to a handler of its own
             yield
