@@ -151,7 +151,7 @@ def commit(
     started: float,
     sums: Mapping[str, float] | None = None,
 ) -> ShardStats:
-    """Write one shard of every array of the group, then its marker.
+    """Write one shard of every array of the group, then its marker, unless it has one.
 
     `arrays` has the rows of the shard for each array of the schema; `started` is the time at which
     the work on the shard began, in seconds since the epoch; `sums` is what else the marker counts.
@@ -159,6 +159,9 @@ def commit(
     schema = GROUPS[group.basename]
     if set(arrays) != set(schema):
         raise KeyError(f"{group.basename} holds {sorted(schema)}, given {sorted(arrays)}")
+    made = shards.marker(markers, shard)
+    if made is not None:
+        return made  # another worker took it over, and was first: its digests are of its bits
     # Else a shard that is all fill would not be stored, and could not be told from a lost one.
     for name, values in arrays.items():
         array = _array(group, name).with_config({"write_empty_chunks": True})

@@ -128,6 +128,12 @@ def mark_done(
     return stats
 
 
+def marker(folder: Location, shard: Shard) -> ShardStats | None:
+    """Return what the marker of a shard says; None if it is not done."""
+    path = marker_path(folder, shard.index)
+    return ShardStats(**files.read_json(path)) if path.exists() else None
+
+
 def done(folder: Location) -> set[int]:
     """Return the numbers of the shards that have a marker."""
     return {int(path.stem) for path in numbered(folder, ".json")}
