@@ -64,6 +64,15 @@ GROUPS: dict[str, dict[str, ArraySchema]] = {
 }
 
 
+class _UrlStore(ObjectStore):
+    """Zarr's store over obstore's, called by its URL: obstore 0.12 has no text for Azure's."""
+
+    url = ""
+
+    def __str__(self) -> str:
+        return self.url
+
+
 def create_group(
     store: Location, name: str, *, num_rows: int, shard_rows: int, **lengths: int
 ) -> zarr.Group:
@@ -262,7 +271,11 @@ def _shard_key(group: zarr.Group, name: str, shard: Shard) -> str:
 
 def _zarr_store(location: Location) -> Location | ObjectStore:
     """Return what Zarr opens: a local path, or obstore's store of a URL."""
-    return location if isinstance(location, Path) else ObjectStore(object_store(location))
+    if isinstance(location, Path):
+        return location
+    store = _UrlStore(object_store(location))
+    store.url = str(location)
+    return store
 
 
 def _array(group: zarr.Group, name: str) -> zarr.Array:
