@@ -2,14 +2,16 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
 from distfacegan import cli, spec
-from distfacegan.bench import command, figure, invert
+from distfacegan.bench import command, figure, invert, storage
 from distfacegan.bench.curves import Curve
 from distfacegan.bench.roofline import step_bytes, step_flops
 from distfacegan.core.networks import Generator
+from distfacegan.errors import DistfaceganError
 from distfacegan.store import networks
 
 
@@ -125,3 +127,25 @@ def test_the_stage_is_held_against_its_core(ray_cluster, capsys, tmp_path):
     assert share > 0
     assert found["share_of_core"] == pytest.approx(share)
     assert f"{share:.1%} of as many bare cores" in capsys.readouterr().out
+
+
+def test_a_place_for_runs_is_measured_and_left_as_it_was(tmp_path, monkeypatch, capsys):
+    for name, value in {"SHARD_ROWS": 8, "RESOLUTION": 16, "REPEATS": 2}.items():
+        monkeypatch.setattr(storage, name, value)
+    (tmp_path / "place").mkdir()
+    found = tmp_path / "found.json"
+    assert cli.main(["bench", "store", str(tmp_path / "place"), "--json", str(found)]) == 0
+    result = json.loads(found.read_text())
+    assert result["shard_mb"] == 8 * 16 * 16 * 3 / 1e6
+    for name in ("write_mb_per_s", "read_mb_per_s"):
+        assert min(result[name].values()) > 0
+    assert "8 shards of 0.0 MB" in capsys.readouterr().out
+    assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_a_place_that_gives_back_other_rows_is_no_place_for_runs(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "SHARD_ROWS", 8)
+    monkeypatch.setattr(storage, "RESOLUTION", 16)
+    monkeypatch.setattr(storage.latents, "read", lambda group, array, rows: np.zeros(1))
+    with pytest.raises(DistfaceganError, match="does not give back what was written"):
+        storage.measure(tmp_path, 1)

@@ -113,6 +113,15 @@ def test_a_marker_says_what_was_written(tmp_path):
     assert shards.done(tmp_path / "m") == {2}
 
 
+def test_of_two_workers_at_one_shard_the_first_one_counts(tmp_path):
+    group = photos(tmp_path / "s.zarr")
+    shard = latents.plan(group)[1]
+    first, second = faces(shard, seed=1), faces(shard, seed=2)
+    made = latents.commit(group, tmp_path / "m", shard, first, time.time())
+    assert latents.commit(group, tmp_path / "m", shard, second, time.time()) == made
+    np.testing.assert_array_equal(latents.read(group, "image", shard), first["image"])
+
+
 def test_a_commit_of_the_wrong_arrays_writes_nothing(tmp_path):
     group = photos(tmp_path / "s.zarr")
     shard = latents.plan(group)[0]

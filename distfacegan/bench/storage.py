@@ -50,6 +50,7 @@ def measure(location: Location, num_shards: int) -> dict[str, Any]:
         rates: dict[str, dict[int, list[float]]] = {"write": {}, "read": {}}
         for _ in range(REPEATS):
             for threads in THREADS:
+                remove_tree(run.markers("ingest"))  # what has a marker is not written again
                 for name, work in (("write", write), ("read", read)):
                     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
                         started = time.perf_counter()
@@ -87,4 +88,4 @@ def _pictures() -> np.ndarray:
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 200, (SHARD_ROWS, 16, 16, 3), np.uint8)
     fine = rng.integers(0, 24, (SHARD_ROWS, RESOLUTION, RESOLUTION, 3), np.uint8)
-    return coarse.repeat(8, axis=1).repeat(8, axis=2) + fine
+    return coarse.repeat(RESOLUTION // 16, axis=1).repeat(RESOLUTION // 16, axis=2) + fine
