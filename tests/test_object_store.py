@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def s3():
 @pytest.fixture
 def run(s3, request):
     """A new run directory in the store."""
-    return RunDirectory(locate(f"s3://faces/{request.node.name[:60]}"))
+    return RunDirectory(locate(f"s3://faces/{re.sub('[^a-z0-9]', '_', request.node.name)}"))
 
 
 @pytest.fixture
@@ -81,6 +82,9 @@ def test_the_store_of_every_scheme_is_obstores(monkeypatch):
     [
         ("s3://faces", "a bucket and a folder"),
         ("s3://faces/..", "a bucket and a folder"),
+        ("s3://faces/a run", "a folder's name holds"),
+        ("s3://faces/run#2", "a folder's name holds"),
+        ("s3://faces/a%20run", "a folder's name holds"),
         ("ftp://host/run", "ftp:// is not known"),
         ("s3://key:secret@faces/run", "credentials do not belong into a URL"),
         ("s3://faces/run?sig=secret", "credentials do not belong into a URL"),
@@ -147,6 +151,17 @@ def test_what_a_stage_wrote_can_be_cleared(run):
     assert run.record("ingest") is None
     assert shards.done(run.markers("ingest")) == set()
     assert not (run.latents / "photos" / "zarr.json").exists()
+
+
+@pytest.mark.parametrize("name", ["run", ".run", "run.", "run/run"])
+def test_only_what_is_below_a_folder_is_deleted(s3, name):
+    others = [locate(f"s3://faces/tree/{other}/a") for other in ("run2", "ru", ".run2", "run..")]
+    for path in others:
+        path.write_bytes(b"kept")
+    (locate(f"s3://faces/tree/{name}") / "deep" / "a").write_bytes(b"gone")
+    location.remove_tree(locate(f"s3://faces/tree/{name}"))
+    assert [path.read_bytes() for path in others] == [b"kept"] * 4
+    assert not (locate(f"s3://faces/tree/{name}") / "deep" / "a").exists()
 
 
 def test_a_second_job_is_refused_by_the_name_of_the_first(run, quick_lease):

@@ -9,6 +9,8 @@ from __future__ import annotations
 import concurrent.futures
 import datetime
 import os
+import posixpath
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -56,7 +58,7 @@ def locate(text: str | Location) -> Location:
     text = os.fspath(text)
     if "://" not in text:
         return Path(os.path.abspath(os.path.expanduser(text)))
-    url = urlsplit(text)
+    url = urlsplit(text, allow_fragments=False)
     if url.scheme not in SCHEMES:
         known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
         raise LocationError(
@@ -67,9 +69,14 @@ def locate(text: str | Location) -> Location:
             f"{url.scheme}://...: credentials do not belong into a URL; they come from the "
             "environment (AWS_*, GOOGLE_*, AZURE_*) or from the machine's role"
         )
-    folder = os.path.normpath(url.path).strip("/.")
+    folder = posixpath.normpath(f"/{url.path}").strip("/")
     if not url.netloc or not folder:
         raise LocationError(f"{text}: a bucket and a folder in it are needed: s3://bucket/folder")
+    if not re.fullmatch(r"[\w./=+,:@()-]+", folder, re.ASCII):
+        raise LocationError(
+            f"{text}: a folder's name holds letters, digits and . _ - = + , : @ ( ) here: "
+            "libraries differ in what they make of other characters"
+        )
     return UPath(f"{url.scheme}://{url.netloc}/{folder}", **_OPTIONS)
 
 
@@ -105,7 +112,7 @@ def remove_tree(location: Location) -> None:
         shutil.rmtree(location, ignore_errors=True)
         return
     store = object_store(location)
-    for batch in store.list(return_arrow=False):
+    for batch in store.list(chunk_size=1000, return_arrow=False):
         store.delete([found["path"] for found in batch])
 
 
