@@ -15,7 +15,7 @@
 #SBATCH --time=24:00:00
 #SBATCH --exclusive         # the end, `ray stop`, stops every Ray of this user on the node
 #SBATCH --requeue           # a lost node or a preemption starts the job again, which resumes
-#SBATCH --signal=B:TERM@60  # a minute before the time limit: to the back of the queue, see below
+#SBATCH --signal=B:USR1@60  # a minute before the time limit: to the back of the queue, see below
 #SBATCH --open-mode=append
 
 set -euo pipefail
@@ -50,7 +50,7 @@ unset OMP_NUM_THREADS  # Ray then sets it to each worker's share of the cores
 
 # Slurm gives a job that reaches its limit up. In the background, since bash looks at a signal only
 # between commands.
-trap 'scontrol requeue "$SLURM_JOB_ID"' TERM
+trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
 
 # shellcheck disable=SC2016  # $1 and $2 are the inner shell's
 srun --wait=60 ray symmetric-run \

@@ -26,10 +26,9 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from upath import UPath
 
 from distfacegan.core.inversion import RECIPES
-from distfacegan.store.location import Location, locate
+from distfacegan.store.location import Location, ObjectPath, locate
 from distfacegan.store.run_directory import STAGES
 
 
@@ -44,7 +43,7 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 def _locate(value: Any, info: ValidationInfo) -> Location:
     """Take a URL of an object store as it is, and a path as `_resolve` does."""
-    if isinstance(value, UPath) or (isinstance(value, str) and "://" in value):
+    if isinstance(value, ObjectPath) or (isinstance(value, str) and ":/" in value):
         return locate(value)
     if not isinstance(value, str | Path):
         raise ValueError("a path or a URL is needed")

@@ -6,7 +6,6 @@ It prints what happened as JSON. Nodes are added from the main thread: Ray sets 
 from __future__ import annotations
 
 import json
-import socket
 import sys
 import tempfile
 import threading
@@ -20,6 +19,7 @@ from ray.cluster_utils import Cluster
 from distfacegan.stages import pool
 from distfacegan.store import shards
 from distfacegan.store.shards import Shard, ShardStats
+from tests.ports import free_port
 
 pool.MAX_ATTEMPTS = 1  # a single failure that counts sets a shard aside
 
@@ -75,13 +75,6 @@ def main(graceful: bool) -> dict[str, Any]:
     ray.shutdown()
     cluster.shutdown()
     return report
-
-
-def free_port() -> int:
-    """Return a port that nobody listens on: Ray would try its own first."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 def used(node: str, done: list[ShardStats]) -> bool:

@@ -77,6 +77,22 @@ class BadSettingWorker:
         raise CheckpointError("these weights are of another architecture")
 
 
+class BadPlaceWorker(FaultyWorker):
+    """Cannot be constructed in the second place where it is tried: a node without the mount."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        places = folder / "places"
+        places.mkdir(parents=True, exist_ok=True)
+        (places / f"{time.time_ns()}-{os.getpid()}").touch()
+        if len(list(places.iterdir())) == 2:
+            raise CheckpointError("the mount is not here")
+
+    def run(self, shard: Shard) -> ShardStats:
+        time.sleep(0.3)
+        return super().run(shard)
+
+
 class DyingWorker:
     """Dies while it is constructed."""
 

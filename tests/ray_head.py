@@ -9,13 +9,14 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+
+from tests.ports import free_port
 
 START_S = 120
 
@@ -59,7 +60,7 @@ def ray_head(*, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[RayHead]:
     environment.pop("PYTHONPATH", None)  # what nodes run is installed, or was sent to them
     command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", "--port=0", "--dashboard-port=0"]
-    command += ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={_free_port()}"]
+    command += ["--dashboard-agent-listen-port=0", f"--ray-client-server-port={free_port()}"]
     command += [f"--num-cpus={num_cpus}", f"--num-gpus={num_gpus}", f"--temp-dir={folder}"]
     output = folder / "output.txt"
     with output.open("w") as stream:
@@ -71,15 +72,12 @@ def ray_head(*, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[RayHead]:
         yield RayHead(dashboard, address, token, folder, process.pid)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(timeout=60)
-        _wait_for_the_end(folder)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _free_port() -> int:
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        return sock.getsockname()[1]
+        try:
+            process.wait(timeout=60)
+            _wait_for_the_end(folder)
+        finally:
+            process.kill()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _addresses(process: subprocess.Popen, output: Path) -> tuple[str, str]:

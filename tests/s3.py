@@ -14,13 +14,9 @@ from collections.abc import Iterator
 
 import boto3
 
+from tests.ports import free_port
+
 BUCKET = "faces"
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @contextlib.contextmanager

@@ -34,6 +34,7 @@ def s3():
     with serve() as environment, pytest.MonkeyPatch.context() as patch:
         for name, value in environment.items():
             patch.setenv(name, value)
+        location._bucket.cache_clear()
         yield environment
 
 
@@ -78,24 +79,27 @@ def test_the_store_of_every_scheme_is_obstores(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("url", "words"),
+    "url",
     [
-        ("s3://faces", "a bucket and a folder"),
-        ("s3://faces/..", "a bucket and a folder"),
-        ("s3://faces/a run", "a folder's name holds"),
-        ("s3://faces/run#2", "a folder's name holds"),
-        ("s3://faces/a%20run", "a folder's name holds"),
-        ("ftp://host/run", "ftp:// is not known"),
-        ("s3://key:secret@faces/run", "credentials do not belong into a URL"),
-        ("s3://faces/run?sig=secret", "credentials do not belong into a URL"),
+        "s3://faces",
+        "s3://faces/..",
+        "s3://faces/a run",
+        "s3://fa ces/run",
+        "s3://faces/run#2",
+        "s3://faces/a%20run",
+        "s3://faces:x/run",
+        "s3://[x/run",
+        "s3://key:secret@faces/run",
+        "s3://faces/run?sig=secret",
+        "ftp://host/run",
+        "s3:/faces/run",
     ],
 )
-def test_a_url_that_is_no_place_of_ours_is_refused(url, words, capsys):
-    with pytest.raises(ValueError, match=words) as refusal:
-        locate(url)
-    assert "secret" not in str(refusal.value)
+def test_a_url_that_is_no_place_of_ours_is_refused(url, capsys):
     assert main(["status", url]) == 2
-    assert words in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "s3" in message
+    assert "secret" not in message
 
 
 def test_rows_come_back_as_they_were_written(run):
@@ -195,6 +199,14 @@ def test_a_job_whose_lease_was_taken_over_stops(run, quick_lease):
     assert json.loads(path.read_bytes())["job"] == "other"  # and is left alone
 
 
+def test_a_job_that_slept_does_not_give_back_the_lease_of_another(run, monkeypatch):
+    monkeypatch.setattr(lease, "RENEW_S", 60.0)  # it does not notice before its end
+    path = run.root / ".holder.json"
+    with run.lock("slept"):
+        path.write_bytes(b'{"job": "other", "lease": "x"}')
+    assert json.loads(path.read_bytes())["job"] == "other"
+
+
 def test_a_renewal_whose_answer_was_lost_is_still_ours(run, quick_lease):
     with run.lock("job"):
         path = run.root / ".holder.json"
@@ -210,8 +222,10 @@ def faulty(s3, monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
     options = location._OPTIONS["client_options"] | {"timeout": "1s"}
     monkeypatch.setitem(location._OPTIONS, "client_options", options)
+    location._bucket.cache_clear()
     yield proxy
     proxy.close()
+    location._bucket.cache_clear()
 
 
 @pytest.mark.parametrize("fault", ["500", "hang"])
@@ -225,15 +239,34 @@ def test_an_outage_of_the_store_is_waited_for(faulty, run, fault):
     assert verify(run) == []
 
 
-def test_an_outage_that_lasts_is_no_damage(faulty, run, monkeypatch, capsys):
+@pytest.mark.parametrize("reads", ["latents.read", "latents.open_group", "networks.damaged"])
+def test_an_outage_in_the_middle_of_verify_deletes_nothing(faulty, run, monkeypatch, capsys, reads):
     write_photos(run)
+    run.job.write_bytes(b"name: job\n")
+    run.begin("began", {}, {})
+    run.end("began", finished=True, started=time.time())
+    networks.save(run.began / "generator", {"generator": {"w": torch.ones(3)}}, {"step": 1})
     retry = location._OPTIONS["retry_config"] | {"max_retries": 1}
     monkeypatch.setitem(location._OPTIONS, "retry_config", retry)
-    faulty.fault = "500"
-    assert main(["verify", str(run.root)]) == 2
+    location._bucket.cache_clear()
+    module, _, name = reads.partition(".")
+    module = {"latents": latents, "networks": networks}[module]
+    whole = getattr(module, name)
+
+    def interrupted(*arguments):
+        faulty.fault = "500"
+        try:
+            return whole(*arguments)
+        finally:
+            faulty.fault = None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, name, interrupted)
+        assert main(["verify", str(run.root)]) == 2
     assert "the object store" in capsys.readouterr().err
-    faulty.fault = None
     assert shards.done(run.markers("ingest")) == {0, 1, 2}
+    assert networks.load(run.began / "generator", "generator")["w"].tolist() == [1, 1, 1]
+    assert main(["verify", str(run.root)]) == 0
 
 
 FEW_STEPS = {

@@ -17,6 +17,7 @@ from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, NodeLostError, Wo
 from distfacegan.stages.pool import _Shards, run_shards
 from distfacegan.store import shards
 from tests.fakes import (
+    BadPlaceWorker,
     BadSettingWorker,
     DyingWorker,
     FaultyWorker,
@@ -283,11 +284,25 @@ def test_sigterm_ends_a_job_in_order_and_the_next_run_finishes_it(tmp_path):
     assert before.items() <= after.items()
 
 
+def test_one_bad_node_does_not_stop_the_others(ray_cluster, tmp_path):
+    done = []
+    set_aside = run_shards(
+        BadPlaceWorker,
+        {"folder": tmp_path},
+        shards.split(30, 5),
+        num_workers=2,
+        resources={"num_cpus": 1},
+        on_done=lambda stats: done.append(stats.shard),
+    )
+    assert set_aside == []
+    assert sorted(done) == list(range(6))
+
+
 @pytest.mark.parametrize(
     ("worker", "error", "words"),
     [
         (BadSettingWorker, CheckpointError, "another architecture"),
-        (DyingWorker, WorkerError, "DyingWorker died 3 times while starting"),
+        (DyingWorker, WorkerError, "DyingWorker could not start on any node"),
     ],
 )
 def test_workers_that_cannot_be_constructed_stop_everything_at_once(

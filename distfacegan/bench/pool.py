@@ -123,7 +123,7 @@ def _run(num_shards: int, workers: int, **options: Any) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         run_shards(
             PretendingWorker,
-            {"folder": Path(folder), "workers": workers, **options},
+            {"folder": Path(folder), "workers": min(workers, num_shards), **options},
             shards.split(num_shards * SHARD_ROWS, SHARD_ROWS),
             num_workers=workers,
             resources=RESOURCES,

@@ -24,7 +24,7 @@ def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> tuple[Generato
     checkpoints = networks.checkpoints(run.began / "checkpoints")[-1:]
     own = [path for path in (run.began / "generator",) if path.is_dir()]
     for path in [*own, *(locate(path) for path in given if path), *checkpoints]:
-        if path not in own and not networks.weights_file(path, "generator").is_file():
+        if path not in own and not networks.weights_file(path, "generator").exists():
             continue  # weights that the spec names may have stayed on another machine
         state = networks.load(path, "generator")
         digest = files.file_digest(networks.weights_file(path, "generator"))

@@ -153,6 +153,12 @@ class Actors:
             return [(index, result)]
         return []
 
+    def withhold(self) -> None:
+        """Start no more actors, and withdraw those that do not stand."""
+        self._wanted = 0
+        for actor in [actor for actor in self._actors if not actor.stands]:
+            self._remove(actor)
+
     def close(self) -> None:
         """Kill every actor."""
         for actor in list(self._actors):
@@ -184,15 +190,15 @@ class Actors:
         self._remove(actor)
         node_lost = isinstance(cause, NodeLostError)
         log.warning("%s could not start: %s", self._name, cause)
-        if isinstance(cause, DistfaceganError) and not node_lost:
-            raise cause
-        if any(other.stands for other in self._actors):
+        if any(other.stands for other in self._actors):  # that node's fault, not the settings'
             self._start_again = 0.0 if node_lost else time.monotonic() + START_AGAIN_S
+        elif isinstance(cause, DistfaceganError) and not node_lost:
+            raise cause
         else:
             self._failed_starts += NODE_LOSS if node_lost else 1
         if self._failed_starts >= max(MAX_ATTEMPTS, self._wanted // 2):
             raise WorkerError(
-                f"{self._name} died {self._failed_starts:.0f} times while starting: {cause}"
+                f"{self._name} could not start on any node; the last time: {cause}"
             ) from cause
         self.keep(self._wanted)
 

@@ -20,7 +20,7 @@ from distfacegan.stages.progress import Progress
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
 from distfacegan.store import latents, metrics, networks, shards
-from distfacegan.store.location import remove_tree
+from distfacegan.store.location import ObjectStoreError, remove_tree
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -89,7 +89,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     with telemetry, Progress("began", section.steps, "steps", initial=first) as progress:
         watch = _Watch(run, progress, telemetry, first)
         try:
-            diverged = trainer.fit().return_value
+            diverged = cluster.off_main_thread(trainer.fit).return_value
         except ray.train.TrainingFailedError as error:
             raise _cause(error) from error
         finally:
@@ -136,8 +136,10 @@ class _Watch(threading.Thread):
 
     def run(self) -> None:
         while not self._over.wait(1.0):
-            self._show()
-        self._show()
+            try:
+                self._show()
+            except (DistfaceganError, ObjectStoreError, OSError) as error:
+                log.warning("began: its metrics cannot be read now: %s", error)
 
     def stop(self) -> None:
         self._over.set()

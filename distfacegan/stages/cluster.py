@@ -6,10 +6,11 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import pyarrow.fs
 import ray
@@ -24,6 +25,7 @@ log = logging.getLogger(__name__)
 SAY_EVERY_S = 60.0  # what is waited for
 RESOURCES = {"num_gpus": "GPU", "num_cpus": "CPU"}  # of an actor, of the cluster
 Device = Literal["auto", "cpu", "cuda"]
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -129,15 +131,36 @@ def _wait_for(workers: int, field: str) -> None:
 
 
 def cpus_each(workers: int) -> int:
-    """Return the cores of one worker where `workers` share the cluster's."""
-    return max(1, _count("CPU") // workers)
+    """Return the cores of one worker where `workers` share the cluster's, and those of a node."""
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    on_a_node = max(node.get("CPU", 0) // max(1, node.get("GPU", 0)) for node in nodes)
+    return max(1, min(_count("CPU") // workers, int(on_a_node)))
+
+
+def off_main_thread(call: Callable[[], Result]) -> Result:
+    """Return what `call` returns, called in another thread.
+
+    In the main thread Ray Train and Ray Tune 2.60 take SIGINT for themselves: the first ends the
+    process with code 0, the second the search, as if it were finished.
+    """
+    future: Future[Result] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(call())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result()
 
 
 def storage(folder: Location) -> tuple[str, pyarrow.fs.FileSystem | None]:
     """Return the storage_path and storage_filesystem that mean a folder to Ray Train and Tune."""
     if isinstance(folder, Path):
         return str(folder), None
-    return folder.path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(file_system(folder)))
+    path = str(folder).partition("://")[2]
+    return path, pyarrow.fs.PyFileSystem(pyarrow.fs.FSSpecHandler(file_system(folder)))
 
 
 def _count(resource: str) -> int:

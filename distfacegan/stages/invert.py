@@ -19,6 +19,7 @@ from distfacegan.core.inversion import SEARCH_SETTINGS, Inversion, Inverter
 from distfacegan.core.pixels import to_images
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster, surrogate
+from distfacegan.stages.actors import WorkerError
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
 from distfacegan.store import latents, shards
@@ -216,6 +217,11 @@ def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Location) ->
             ray.get(made)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise WorkerError(
+                f"the worker that learns the generator's pictures was lost ({error}); "
+                "the same command goes on from its last checkpoint"
+            ) from error
     surrogate.discard_drafts(run.surrogate)
     return run.surrogate
 

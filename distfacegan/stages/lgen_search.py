@@ -94,7 +94,7 @@ def choose(
             callbacks=[_Show(run, len(variants), gpu_share(device))],
         ),
     )
-    results = list(tuner.fit())  # type: ignore[call-overload]
+    results = list(cluster.off_main_thread(tuner.fit))  # type: ignore[call-overload]
     trials = [
         {
             **result.config,

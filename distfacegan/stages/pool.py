@@ -82,12 +82,14 @@ def run_shards(
                 look_at = time.monotonic() + LOOK_EVERY_S
                 actors.keep(min(num_workers or cluster.room(resources), shards.left))
                 on_size(len(actors) - actors.num_pending)
-                if time.monotonic() >= say_at and actors.num_pending:
+                if time.monotonic() >= say_at:
                     say_at = time.monotonic() + SAY_EVERY_S
                     _say_what_is_waited_for(actors, resources)
+                    shards.say_what_is_slow()
             _give(shards, actors)
             take_down()
     except KeyboardInterrupt:
+        actors.withhold()
         _drain(shards, take_down)
         raise
     finally:
@@ -122,12 +124,13 @@ def _drain(shards: _Shards, take_down: Callable[[], None]) -> None:
 
 
 def _say_what_is_waited_for(actors: Actors, resources: Mapping[str, float]) -> None:
-    log.info(
-        "waits for %d of %d workers: %s",
-        actors.num_pending,
-        len(actors),
-        cluster.describe(resources),
-    )
+    if actors.num_pending:
+        log.info(
+            "waits for %d of %d workers: %s",
+            actors.num_pending,
+            len(actors),
+            cluster.describe(resources),
+        )
 
 
 @dataclasses.dataclass
@@ -201,6 +204,14 @@ class _Shards:
         log.debug("%s: a second worker is at it", flight.shard)
         return flight.shard
 
+    def say_what_is_slow(self) -> None:
+        """Log the shards that take far longer than others, or than a minute where none is done."""
+        now = time.monotonic()
+        slow_s = max(SAY_EVERY_S, 10 * statistics.median(self._took_s or [0.0]))
+        for flight in self._flights.values():
+            if now - flight.started > slow_s:
+                log.warning("%s has been worked at for %.0f s", flight.shard, now - flight.started)
+
     def end(self, index: int, outcome: ShardStats | Exception) -> ShardStats | None:
         """Take down how one actor ended a shard; return its record if it is done by that."""
         flight = self._flights.get(index)
@@ -212,7 +223,7 @@ class _Shards:
             return outcome
         flight.actors -= 1
         self._attempts[index] += NODE_LOSS if isinstance(outcome, NodeLostError) else 1
-        reason = f"{type(outcome).__name__}: {outcome}"
+        reason = f"{type(outcome).__name__}: {outcome}".partition("\n")[0]
         log.warning("%s failed, attempt %.3g: %s", flight.shard, self._attempts[index], reason)
         if not flight.actors:  # else the other is still at it
             del self._flights[index]

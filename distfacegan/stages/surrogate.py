@@ -12,7 +12,7 @@ from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.surrogate import SurrogateTraining, draw_pictures, unexplained
 from distfacegan.errors import DistfaceganError
 from distfacegan.store import networks
-from distfacegan.store.location import Location
+from distfacegan.store.location import Location, ObjectStoreError
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +67,7 @@ def progress(folder: Location, made_of: dict[str, Any]) -> str:
         if _is_of(partial, made_of):
             return f"has trained {networks.read_meta(partial).get('done', 0)} steps or more"
         return "is being trained" if _is_of(drawn, made_of) else "draws pictures"
-    except (OSError, DistfaceganError):  # its worker writes it at this moment
+    except (OSError, ObjectStoreError, DistfaceganError):  # its worker writes it at this moment
         return "is being trained"
 
 

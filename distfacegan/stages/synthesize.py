@@ -16,7 +16,7 @@ from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
-from distfacegan.store import dataset, shards
+from distfacegan.store import dataset, files, shards
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
@@ -48,12 +48,16 @@ class SynthesizeWorker:
         """Generate the samples of one shard and write its tar file."""
         started = time.time()
         path = dataset.shard_path(self._folder, shard.index)
-        digest = dataset.write_shard(path, self._samples(shard), self._jpeg_quality)
+        data = dataset.pack(self._samples(shard), self._jpeg_quality)
+        made = shards.marker(self._markers, shard)
+        if made is not None:
+            return made  # another worker took it over, and was first
+        files.write_bytes(path, data)
         return shards.mark_done(
             self._markers,
             shard,
             statuses={Status.OK.label: len(shard)},
-            digests={path.name: digest},
+            digests={path.name: files.digest(data)},
             started=started,
         )
 

@@ -25,18 +25,15 @@ def shard_path(folder: Location, shard: int) -> Location:
     return folder / f"{shard:05d}.tar"
 
 
-def write_shard(
-    path: Location, samples: Iterable[tuple[int, np.ndarray, Mapping[str, Any]]], jpeg_quality: int
-) -> str:
-    """Write samples (index, face u8 [r, r, 3] RGB, labels) as a tar file; return its digest."""
+def pack(samples: Iterable[tuple[int, np.ndarray, Mapping[str, Any]]], jpeg_quality: int) -> bytes:
+    """Return the tar file of samples (index, face u8 [r, r, 3] RGB, labels)."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
         for index, face, labels in samples:
             name = f"{index:09d}"
             _add(tar, f"{name}.jpg", _jpeg(face, jpeg_quality))
             _add(tar, f"{name}.json", json.dumps(labels).encode())
-    files.write_bytes(path, buffer.getvalue())
-    return files.digest(buffer.getbuffer())
+    return buffer.getvalue()
 
 
 def write_manifest(folder: Location, manifest: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ def hold(path: Location, who: Mapping[str, Any]) -> contextlib.AbstractContextMa
 
 class _Lease:
     def __init__(self, path: Location, who: Mapping[str, Any]) -> None:
-        self._path, self._store = path, object_store(path.parent)
+        self._path, self._store = path, object_store(path.parent, give_up_s=RENEW_S)
         self._who = {**who, "lease": uuid.uuid4().hex}
         self._renewals = 0
         self._released = threading.Event()
@@ -68,13 +68,22 @@ class _Lease:
         finally:
             self._released.set()
             thread.join()
-            if not self._lost:
+            self._release()
+
+    def _release(self) -> None:
+        try:
+            if not self._lost and self._renewed() is not None:
                 self._store.delete(self._path.name)
+        except ObjectStoreError as error:  # it expires
+            log.warning("the lease on %s is not given back: %s", self._path.parent, brief(error))
 
     def _take(self) -> Any:
         with contextlib.suppress(AlreadyExistsError):
             return self._write("create")
-        found = self._store.head(self._path.name)
+        try:
+            found = self._store.head(self._path.name)
+        except FileNotFoundError:
+            return self._take()  # it has just ended
         log.info("%s has a lease: waits %.0f s for its renewal", self._path.parent, EXPIRES_S)
         deadline = time.monotonic() + EXPIRES_S
         while time.monotonic() < deadline:

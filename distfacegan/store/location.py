@@ -1,30 +1,30 @@
 """Where things are kept: a local path, or a URL of an object store (s3://, gs://, az://).
 
-A URL becomes a path of universal_pathlib over obstore, and has pathlib's methods. Credentials,
-region and endpoint come from the environment (AWS_*, GOOGLE_*, AZURE_*) or from the machine's role.
+Credentials, region and endpoint come from the environment (AWS_*, GOOGLE_*, AZURE_*) or from the
+machine's role.
 """
 
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
+import dataclasses
 import datetime
+import functools
 import os
 import posixpath
 import re
 import shutil
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from pathlib import Path, PurePosixPath
 from typing import Any
-from urllib.parse import urlsplit
 
 import obstore.fsspec
 import obstore.store
 from obstore.exceptions import BaseError as ObjectStoreError
-from upath import UPath
 
 from distfacegan.errors import DistfaceganError
 
-Location = Path | UPath
 SCHEMES = ("s3", "gs", "az")
 _READERS = 32
 # An outage of minutes is waited for; what lasts longer is an error, and the shard is tried again.
@@ -41,11 +41,99 @@ _OPTIONS: Any = {
     },
 }
 
-obstore.fsspec.register(SCHEMES)  # in every process that may be handed such a path
-
 
 class LocationError(DistfaceganError, ValueError):
     """A URL that cannot be a place of ours."""
+
+
+@dataclasses.dataclass(frozen=True, order=True)
+class ObjectPath:
+    """A path in an object store, with pathlib's methods.
+
+    Each is one request of obstore's: it is done wholly or not at all, and what cannot be asked is
+    an ObjectStoreError, never an absence.
+    """
+
+    bucket: str  # with its scheme: s3://faces
+    key: PurePosixPath
+
+    def __str__(self) -> str:
+        return f"{self.bucket}/{self.key}"
+
+    def __truediv__(self, name: str) -> ObjectPath:
+        return ObjectPath(self.bucket, self.key / name)
+
+    @property
+    def name(self) -> str:
+        """The last part of the path; `stem` and `suffix` as pathlib has them."""
+        return self.key.name
+
+    @property
+    def stem(self) -> str:
+        """The name without its suffix."""
+        return self.key.stem
+
+    @property
+    def suffix(self) -> str:
+        """The name's suffix, with its dot."""
+        return self.key.suffix
+
+    @property
+    def parent(self) -> ObjectPath:
+        """The folder that this is in."""
+        return ObjectPath(self.bucket, self.key.parent)
+
+    def with_name(self, name: str) -> ObjectPath:
+        """Return the path of another name in the same folder."""
+        return self.parent / name
+
+    @property
+    def _store(self) -> obstore.store.ObjectStore:
+        return _bucket(self.bucket)
+
+    def read_bytes(self) -> bytes:
+        """Return the object's content; raises FileNotFoundError."""
+        return self._store.get(str(self.key)).bytes().to_bytes()
+
+    def read_text(self) -> str:
+        """Return the object's content as text; raises FileNotFoundError."""
+        return self.read_bytes().decode()
+
+    def write_bytes(self, data: bytes) -> int:
+        """Replace the object."""
+        self._store.put(str(self.key), data)
+        return len(data)
+
+    def is_file(self) -> bool:
+        """Tell whether there is an object of this name."""
+        try:
+            self._store.head(str(self.key))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def is_dir(self) -> bool:
+        """Tell whether there is an object below this name."""
+        return any(self._store.list(str(self.key), chunk_size=1, return_arrow=False))
+
+    def exists(self) -> bool:
+        """Tell whether there is an object of this name, or below it."""
+        return self.is_file() or self.is_dir()
+
+    def iterdir(self) -> Iterator[ObjectPath]:
+        """Yield the objects and folders that are directly below this name."""
+        found = self._store.list_with_delimiter(str(self.key), return_arrow=False)
+        keys = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
+        return (self / key.rpartition("/")[2] for key in keys)
+
+    def unlink(self, missing_ok: bool = False) -> None:
+        """Delete the object; with missing_ok, if it is there."""
+        if not missing_ok and not self.is_file():
+            raise FileNotFoundError(str(self))
+        self._store.delete(str(self.key))
+
+
+Location = Path | ObjectPath
 
 
 def locate(text: str | Location) -> Location:
@@ -53,36 +141,44 @@ def locate(text: str | Location) -> Location:
 
     Raises LocationError for a URL that cannot be a place of ours.
     """
-    if not isinstance(text, str | os.PathLike):
+    if isinstance(text, ObjectPath):
         return text
     text = os.fspath(text)
-    if "://" not in text:
+    if not re.match(r"\w{2,}:/", text):
         return Path(os.path.abspath(os.path.expanduser(text)))
-    url = urlsplit(text, allow_fragments=False)
-    if url.scheme not in SCHEMES:
-        known = ", ".join(f"{scheme}://" for scheme in SCHEMES)
+    match = re.fullmatch(r"(\w+)://([\w.-]+)/([\w./=+,:@()-]+)", text, re.ASCII)
+    scheme = text.partition(":")[0]
+    if scheme not in SCHEMES:
         raise LocationError(
-            f"{text.partition('://')[0]}:// is not known; a path, or one of {known}"
+            f"{scheme}:// is not known: give a path, or one of {', '.join(SCHEMES)}"
         )
-    if "@" in url.netloc or url.query:
+    folder = posixpath.normpath(f"/{match[3]}").strip("/") if match else ""
+    if match is None or not folder:
         raise LocationError(
-            f"{url.scheme}://...: credentials do not belong into a URL; they come from the "
-            "environment (AWS_*, GOOGLE_*, AZURE_*) or from the machine's role"
+            f"a URL is {scheme}://bucket/folder, in letters, digits and . _ - / = + , : @ ( ); "
+            "credentials do not belong into it: they come from the environment (AWS_*, GOOGLE_*, "
+            "AZURE_*) or from the machine's role"
         )
-    folder = posixpath.normpath(f"/{url.path}").strip("/")
-    if not url.netloc or not folder:
-        raise LocationError(f"{text}: a bucket and a folder in it are needed: s3://bucket/folder")
-    if not re.fullmatch(r"[\w./=+,:@()-]+", folder, re.ASCII):
-        raise LocationError(
-            f"{text}: a folder's name holds letters, digits and . _ - = + , : @ ( ) here: "
-            "libraries differ in what they make of other characters"
-        )
-    return UPath(f"{url.scheme}://{url.netloc}/{folder}", **_OPTIONS)
+    return ObjectPath(f"{scheme}://{match[2]}", PurePosixPath(folder))
 
 
-def object_store(location: Location) -> obstore.store.ObjectStore:
-    """Return obstore's own store of the objects below a URL."""
-    return obstore.store.from_url(str(location), **_OPTIONS)
+def object_store(location: Location, give_up_s: float | None = None) -> obstore.store.ObjectStore:
+    """Return obstore's own store of the objects below a URL.
+
+    With `give_up_s` a request that does not get through is given up, about, after so long.
+    """
+    options = _OPTIONS
+    if give_up_s is not None:
+        limit = datetime.timedelta(seconds=give_up_s)
+        retry = {**_OPTIONS["retry_config"], "retry_timeout": limit}
+        options = {"client_options": {**_OPTIONS["client_options"], "timeout": limit}}
+        options["retry_config"] = retry
+    return obstore.store.from_url(str(location), **options)
+
+
+@functools.cache  # its connections are used again
+def _bucket(url: str) -> obstore.store.ObjectStore:
+    return obstore.store.from_url(url, **_OPTIONS)
 
 
 class ArrowFileSystem(obstore.fsspec.FsspecStore):
@@ -95,10 +191,10 @@ class ArrowFileSystem(obstore.fsspec.FsspecStore):
         return file
 
 
-def file_system(location: UPath) -> ArrowFileSystem:
+def file_system(location: ObjectPath) -> ArrowFileSystem:
     """Return the fsspec file system of a URL, in a form that can be pickled."""
-    protocol: Any = location.protocol
-    return ArrowFileSystem(protocol, **_OPTIONS)
+    scheme: Any = location.bucket.partition("://")[0]
+    return ArrowFileSystem(scheme, **_OPTIONS)
 
 
 def brief(error: ObjectStoreError) -> str:
@@ -109,7 +205,8 @@ def brief(error: ObjectStoreError) -> str:
 def remove_tree(location: Location) -> None:
     """Delete a folder with all that is below it, if it is there."""
     if isinstance(location, Path):
-        shutil.rmtree(location, ignore_errors=True)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(location)
         return
     store = object_store(location)
     for batch in store.list(chunk_size=1000, return_arrow=False):
@@ -118,12 +215,11 @@ def remove_tree(location: Location) -> None:
 
 def numbered(folder: Location, suffix: str = "") -> list[Location]:
     """Return what in a folder is named by a number, in order; nothing if it is not there."""
-    if isinstance(folder, Path):
-        names = os.listdir(folder) if folder.is_dir() else []
-    else:
-        found = object_store(folder).list_with_delimiter(return_arrow=False)
-        names = [*found["common_prefixes"], *(each["path"] for each in found["objects"])]
-    return [folder / name for name in sorted(names) if name[0].isdigit() and name.endswith(suffix)]
+    try:
+        found: list[Any] = sorted(folder.iterdir())
+    except FileNotFoundError:
+        return []
+    return [path for path in found if path.name[0].isdigit() and path.name.endswith(suffix)]
 
 
 def read_all(locations: Sequence[Location]) -> list[bytes]:

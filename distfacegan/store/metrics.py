@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from distfacegan.errors import RunDirectoryError
@@ -13,8 +14,13 @@ from distfacegan.store.location import Location
 
 def append(path: Location, metrics: Mapping[str, Any]) -> None:
     """Add one line."""
-    written = path.read_bytes() if path.exists() else b""  # an object store cannot append
-    files.write_bytes(path, written + (json.dumps(metrics) + "\n").encode())
+    line = (json.dumps(metrics) + "\n").encode()
+    if isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
+            file.write(line)
+    else:  # an object store cannot append
+        files.write_bytes(path, (path.read_bytes() if path.exists() else b"") + line)
 
 
 def read(path: Location) -> list[dict[str, Any]]:

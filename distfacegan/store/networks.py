@@ -1,11 +1,13 @@
 """Weights on disk: safetensors, which hold no code, and a readable meta.json.
 
-A checkpoint is there when its meta.json is: that is written last, and deleted first.
+A checkpoint is there when its meta.json is: that comes last, and is deleted first.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import safetensors
@@ -24,14 +26,19 @@ def save(folder: Location, states: Mapping[str, State], meta: Mapping[str, Any])
 
     A folder that is already there is replaced.
     """
-    remove(folder)
+    # In an object store nothing can be renamed: meta.json, which says that all is there, is last.
+    into = folder.with_name(f".{folder.name}.partial") if isinstance(folder, Path) else folder
+    remove(into)
     digests = {}
     for name, state in states.items():
         tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in state.items()}
         data = safetensors.torch.save(tensors)
-        files.write_bytes(folder / f"{name}.safetensors", data)
+        files.write_bytes(into / f"{name}.safetensors", data)
         digests[f"{name}.safetensors"] = files.digest(data)
-    files.write_json(folder / "meta.json", {**meta, "digests": digests})
+    files.write_json(into / "meta.json", {**meta, "digests": digests})
+    if isinstance(folder, Path):
+        remove(folder)
+        os.replace(str(into), folder)
 
 
 def remove(folder: Location) -> None:
@@ -58,7 +65,9 @@ def load(path: Location, name: str) -> dict[str, Tensor]:
         raise CheckpointError(
             f"no weights at {file}: give a .safetensors file, or a folder with {name}.safetensors"
         ) from None
-    except (safetensors.SafetensorError, OSError) as error:
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read: {error}") from None
+    except safetensors.SafetensorError as error:
         raise CheckpointError(
             f"{file} cannot be read as safetensors ({error}); "
             "weights in pickle files (.pt, .pth) are refused: they can run code"
@@ -83,9 +92,10 @@ def checkpoints(folder: Location) -> list[Location]:
 def prune(folder: Location, keep: int) -> None:
     """Delete all but the newest `keep` checkpoints, and what interrupted saves left."""
     kept = checkpoints(folder)[-keep:]
-    for path in numbered(folder):
-        if path not in kept:
-            remove(path)
+    stale = [path for path in numbered(folder) if path not in kept]
+    partial = folder.glob(".*.partial") if isinstance(folder, Path) else ()
+    for path in (*stale, *partial):
+        remove(path)
 
 
 def damaged(folder: Location) -> list[str]:

@@ -219,6 +219,7 @@ class RunDirectory:
     @contextlib.contextmanager
     def _lock(self, who: Mapping[str, Any]) -> Iterator[None]:
         """Hold the operating system's lock, which ends with the process, however that dies."""
+        assert isinstance(self.root, Path)
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(str(self._lock_path), timeout=0)
         try:

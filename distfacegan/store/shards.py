@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files
 from distfacegan.store.location import Location, numbered
 
@@ -131,7 +132,7 @@ def mark_done(
 def marker(folder: Location, shard: Shard) -> ShardStats | None:
     """Return what the marker of a shard says; None if it is not done."""
     path = marker_path(folder, shard.index)
-    return ShardStats(**files.read_json(path)) if path.exists() else None
+    return _parse(path, files.read_json(path)) if path.exists() else None
 
 
 def done(folder: Location) -> set[int]:
@@ -141,7 +142,18 @@ def done(folder: Location) -> set[int]:
 
 def read_markers(folder: Location) -> list[ShardStats]:
     """Return what every marker of a stage says, by shard number."""
-    return [ShardStats(**found) for found in files.read_all_json(numbered(folder, ".json"))]
+    paths = numbered(folder, ".json")
+    found = files.read_all_json(paths)
+    return [_parse(path, each) for path, each in zip(paths, found, strict=True)]
+
+
+def _parse(path: Location, found: Any) -> ShardStats:
+    try:
+        return ShardStats(**found)
+    except TypeError as error:
+        raise RunDirectoryError(
+            f"{path} is no marker ({error}); `distfacegan verify` mends it"
+        ) from None
 
 
 def totals(markers: list[ShardStats]) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from distfacegan.store.location import Location, ObjectStoreError, numbered, rem
 from distfacegan.store.run_directory import STAGES, RunDirectory
 from distfacegan.store.shards import Shard, ShardStats
 
+# Errors that say nothing of what is stored: what cannot be read now is not to be deleted.
+UNKNOWN = (ObjectStoreError, OSError, MemoryError)
 GROUP_OF = {stage: group for group, stage in latents.WRITTEN_BY.items()}
 
 
@@ -78,8 +80,10 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
         group = latents.open_group(run.latents, name)
         plan = latents.plan(group)
         wrong = latents.schema_differences(group, **latents.lengths(group))
-    except ObjectStoreError:
-        raise  # nothing is known of the group
+    except UNKNOWN as error:
+        if not isinstance(error, FileNotFoundError):
+            raise
+        wrong = [f"  cannot be opened: {error}"]
     except Exception as error:  # a damaged zarr.json can raise anything
         wrong = [f"  cannot be opened: {error}"]
     if wrong:
@@ -96,8 +100,8 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
         damage = list(_shard_damage(group, shard, marker))
         if damage:
             damaged.add(shard.index)
-            latents.discard(group, shard)
             shards.marker_path(run.markers(stage), shard.index).unlink()
+            latents.discard(group, shard)
             yield f"{shard}: {', '.join(damage)}; to be done again"
     yield from _missing(run, stage, plan, damaged)
 
@@ -107,8 +111,8 @@ def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
         name = array.partition("/")[2]
         try:
             rows = latents.read(group, name, shard)
-        except ObjectStoreError:
-            raise  # nothing is known of the rows
+        except UNKNOWN:
+            raise
         except Exception as error:  # whatever a codec makes of damaged bytes
             yield f"{array} cannot be read ({str(error).splitlines()[0]})"
             continue
@@ -181,8 +185,10 @@ def _verify_networks(folders: list[Location], expected: bool = False) -> Iterato
             continue
         try:
             damage = networks.damaged(folder)
-        except ObjectStoreError:
-            raise
+        except UNKNOWN as error:
+            if not isinstance(error, FileNotFoundError):
+                raise
+            damage = [f"{folder} has no meta.json"]
         except Exception as error:  # a damaged meta.json
             damage = [str(error)]
         if damage:
