@@ -66,6 +66,12 @@ def test_the_commands_of_the_readme_exist():
             assert not argument.startswith("jobs/") or (ROOT / argument).exists(), line
 
 
+def test_the_links_of_the_documents_lead_somewhere():
+    for page in (ROOT / "README.md", ROOT / "cluster" / "README.md", *ROOT.glob("docs/*.md")):
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page}: {target}"
+
+
 def test_the_make_targets_of_the_readme_exist():
     targets = re.findall(r"make (\w+)", readme())
     assert {"quickstart", "test"} <= set(targets)
