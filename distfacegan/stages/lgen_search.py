@@ -151,6 +151,9 @@ def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
     path, filesystem = cluster.storage(folder)
     if not tune.Tuner.can_restore(path, filesystem):
         return None
+    if not any(found.name.startswith("experiment_state") for found in folder.iterdir()):
+        remove_tree(folder)  # stopped before Ray Tune had written what it restores from
+        return None
     try:
         return tune.Tuner.restore(
             path,
