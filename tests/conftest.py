@@ -35,3 +35,11 @@ def shared() -> Path:
     if not (folder / "data").is_dir():
         pytest.skip("the real data beside the repository is absent")
     return folder
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what the faults of the chaos tests cost."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "cost":
+                terminalreporter.write_line(value)

@@ -20,19 +20,19 @@ BUCKET = "faces"
 
 
 @contextlib.contextmanager
-def serve() -> Iterator[dict[str, str]]:
+def serve(host: str = "127.0.0.1") -> Iterator[dict[str, str]]:
     """Run moto's server with an empty bucket; yield the environment that reaches it."""
     port = free_port()
-    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     environment = {
-        "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
         "AWS_ACCESS_KEY_ID": "an-access-key",
         "AWS_SECRET_ACCESS_KEY": "a-secret-that-no-log-shows",
         "AWS_REGION": "us-east-1",
     }
     try:
-        _wait_for(port)
+        _wait_for(host, port)
         client = boto3.client(
             "s3",
             endpoint_url=environment["AWS_ENDPOINT_URL"],
@@ -47,10 +47,10 @@ def serve() -> Iterator[dict[str, str]]:
         server.wait()
 
 
-def _wait_for(port: int) -> None:
+def _wait_for(host: str, port: int) -> None:
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        with contextlib.suppress(OSError), socket.create_connection((host, port), 1):
             return
         time.sleep(0.1)
     raise TimeoutError("the S3 server did not start")

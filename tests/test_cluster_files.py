@@ -6,7 +6,6 @@ import copy
 import json
 import os
 import re
-import shutil
 import signal
 import stat
 import subprocess
@@ -23,6 +22,7 @@ import yaml
 from ray.autoscaler._private.util import prepare_config, validate_config
 
 import distfacegan
+from tests import namespaces
 from tests.jobs import write_spec
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -407,38 +407,8 @@ def test_slurm_queues_the_job_again_before_its_time_is_up(tmp_path):
 @pytest.fixture
 def two_nodes() -> Iterator[tuple[str, list[str]]]:
     """Two network namespaces on one bridge: the prefix of their names, and their addresses."""
-    for command in ("ip", "unshare", "getent"):
-        if shutil.which(command) is None:
-            pytest.skip(f"two nodes on one machine need the command {command}")
-    if os.geteuid() != 0:
-        pytest.skip("two nodes on one machine need root: they are network namespaces")
-    name, net = f"dfg{os.getpid()}n", f"10.78.{os.getpid() % 250}"
-
-    def ip(*words: str) -> None:
-        subprocess.run(["ip", *words], check=True, capture_output=True, text=True)
-
-    try:
-        try:
-            ip("link", "add", name, "type", "bridge")
-        except subprocess.CalledProcessError as error:
-            pytest.skip(f"two nodes on one machine need the right to make networks: {error.stderr}")
-        ip("link", "set", name, "up")
-        for i in range(2):
-            node = f"{name}{i}"
-            ip("netns", "add", node)
-            ip("link", "add", node, "type", "veth", "peer", "name", "eth0", "netns", node)
-            ip("link", "set", node, "master", name, "up")
-            ip("-n", node, "address", "add", f"{net}.{i + 1}/24", "dev", "eth0")
-            for device in ("eth0", "lo"):
-                ip("-n", node, "link", "set", device, "up")
-        yield name, [f"{net}.1", f"{net}.2"]
-    finally:
-        for i in range(2):
-            pids = subprocess.run(["ip", "netns", "pids", f"{name}{i}"], capture_output=True)
-            for pid in pids.stdout.split():
-                os.kill(int(pid), signal.SIGKILL)
-            subprocess.run(["ip", "netns", "delete", f"{name}{i}"], capture_output=True)
-        subprocess.run(["ip", "link", "delete", name], capture_output=True)
+    with namespaces.two(net=78) as nodes:
+        yield nodes.name, nodes.addresses
 
 
 @pytest.mark.slow

@@ -83,12 +83,17 @@ def run_stage(
         log.error("%s: %s set aside: %s", stage, failure.shard, failure.reason)
     left = len(plan) - len(done)
     names = {str(failure.shard.index): failure.reason for failure in set_aside}
-    run.end(
-        stage,
-        finished=left == 0,
-        started=started,
-        shards=len(todo),
-        set_aside=names,
-        failures=failures,
-    )
+    try:
+        run.end(
+            stage,
+            finished=left == 0,
+            started=started,
+            shards=len(todo),
+            set_aside=names,
+            failures=failures,
+        )
+    except OSError as error:
+        if not left:
+            raise
+        log.error("%s: no record is kept of this run: %s", stage, error)  # the disk is full
     return Outcome(shards.in_words(statuses, sums), left, list(names))

@@ -28,8 +28,10 @@ def write_bytes(path: Location, data: bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(partial, 0o666 & ~_umask())  # mkstemp's 0600 would hide a run from colleagues
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         Path(partial).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # that a disk is full is else said of no file
         raise
 
 
