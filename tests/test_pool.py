@@ -219,7 +219,7 @@ def test_nothing_to_do_starts_no_worker(ray_cluster):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("going", ["graceful", "killed"])
+@pytest.mark.parametrize("going", [pytest.param("graceful", marks=pytest.mark.chaos), "killed"])
 def test_nodes_that_join_are_used_and_the_loss_of_one_is_no_attempt(tmp_path, going):
     """In a process of its own, in which one attempt is all that a shard has."""
     environment = os.environ | {
