@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distfacegan import __version__
 from distfacegan.errors import DistfaceganError, RunDirectoryError
-from distfacegan.store.location import ObjectStoreError, brief, locate
+from distfacegan.store.location import ObjectStoreError, brief, locate, reach
 from distfacegan.store.run_directory import STAGES, RunDirectory
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ run directory. Running the same command again goes on where the last one stopped
 _EPILOG = """\
 exit codes: 0 all done; 1 some shards set aside (or, of verify, something damaged): the same `run`
 tries them again; 2 the spec, the command or the environment is wrong, and the message says what to
-do; 3 a fault of the program itself, with its traceback.
+do; 3 a fault of the program itself, with its traceback; 130 interrupted or cancelled.
 """
 
 
@@ -348,6 +348,7 @@ def _bench_pool(options: argparse.Namespace) -> int:
 
 def _existing(text: str) -> RunDirectory:
     run = RunDirectory(locate(text))
+    reach(run.root)
     if not run.exists():
         raise RunDirectoryError(f"{text} is not a run directory: it has no job.yaml")
     return run

@@ -20,6 +20,7 @@ from distfacegan.stages import (
     synthesize,
 )
 from distfacegan.store import files
+from distfacegan.store.location import reach
 from distfacegan.store.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -61,6 +62,7 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
     """
     stages = chosen(spec, only)
     directory = RunDirectory(spec.run)
+    reach(directory.root)
     _refuse_foreign_folder(directory)
     asked = {stage: MODULES[stage].settings(spec) for stage in stages}
     with directory.lock(spec.name):
@@ -74,8 +76,8 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
             log.info("%s: nothing left to do in %s", spec.name, directory.root)
             return DONE
         MODULES[todo[0]].inputs(spec, directory)  # what is missing is said before a write
-        files.write_bytes(directory.job, specfile.dump(spec).encode())
         with cluster.connect():
+            files.write_bytes(directory.job, specfile.dump(spec).encode())
             return _execute(spec, directory, stages)
 
 

@@ -28,7 +28,7 @@ from pydantic import (
 )
 
 from distfacegan.core.inversion import RECIPES
-from distfacegan.store.location import Location, ObjectPath, locate
+from distfacegan.store.location import LIKE_A_URL, Location, ObjectPath, locate
 from distfacegan.store.run_directory import STAGES
 
 
@@ -43,7 +43,7 @@ def _resolve(path: Path, info: ValidationInfo) -> Path:
 
 def _locate(value: Any, info: ValidationInfo) -> Location:
     """Take a URL of an object store as it is, and a path as `_resolve` does."""
-    if isinstance(value, ObjectPath) or (isinstance(value, str) and ":/" in value):
+    if isinstance(value, ObjectPath) or (isinstance(value, str) and LIKE_A_URL.match(value)):
         return locate(value)
     if not isinstance(value, str | Path):
         raise ValueError("a path or a URL is needed")

@@ -24,6 +24,7 @@ from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 from distfacegan.store.verification import verify
 from tests.jobs import SMALL_JOB, assert_equal_runs, load_spec, write_spec
+from tests.ports import free_port
 from tests.s3 import Faults, serve
 
 pytestmark = pytest.mark.timeout(120)
@@ -93,13 +94,25 @@ def test_the_store_of_every_scheme_is_obstores(monkeypatch):
         "s3://faces/run?sig=secret",
         "ftp://host/run",
         "s3:/faces/run",
+        "s3//faces/run",
+        "S3://faces/run",
     ],
 )
 def test_a_url_that_is_no_place_of_ours_is_refused(url, capsys):
     assert main(["status", url]) == 2
     message = capsys.readouterr().err
-    assert "s3" in message
+    assert "s3" in message.lower()
     assert "secret" not in message
+
+
+def test_a_store_that_cannot_be_reached_is_said_soon(s3, capsys, monkeypatch):
+    assert main(["status", "s3://no-such-bucket/run"]) == 2
+    message = capsys.readouterr().err
+    assert "s3://no-such-bucket/run cannot be reached: NoSuchBucket" in message
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{free_port()}")
+    monkeypatch.setattr(location, "REACH_S", 1.0)
+    assert main(["status", "s3://faces/run"]) == 2
+    assert "Check the bucket's name, the endpoint (AWS_ENDPOINT_URL)" in capsys.readouterr().err
 
 
 def test_rows_come_back_as_they_were_written(run):

@@ -16,7 +16,7 @@ from distfacegan.bench import storage as bench_storage
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import Surrogate
 from distfacegan.store import files
-from distfacegan.store.location import locate
+from distfacegan.store.location import locate, reach
 
 
 def invert(options: argparse.Namespace) -> None:
@@ -57,7 +57,9 @@ def stage(options: argparse.Namespace) -> None:
 def store(options: argparse.Namespace) -> None:
     """Measure a place for run directories; raises DistfaceganError for bad options."""
     _check_folder(options.json)
-    result = bench_storage.measure(locate(options.location), options.shards)
+    location = locate(options.location)
+    reach(location)
+    result = bench_storage.measure(location, options.shards)
     print(bench_storage.table(result))
     if options.json is not None:
         files.write_json(options.json, result)

@@ -45,7 +45,10 @@ def connect(**options: Any) -> Iterator[None]:
     try:
         context = ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
-        raise SpecError(f"RAY_ADDRESS is {address}, but no Ray cluster is there: {error}") from None
+        raise SpecError(
+            f"RAY_ADDRESS is {address}, but no Ray cluster takes us in there: {error}. Is it up? "
+            "Is its token set here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)?"
+        ) from None
     log.info("Ray: %s", _size())
     if context.dashboard_url:
         log.info("Ray dashboard: http://%s", context.dashboard_url)

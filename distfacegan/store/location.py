@@ -26,12 +26,14 @@ from obstore.exceptions import BaseError as ObjectStoreError
 from distfacegan.errors import DistfaceganError
 
 SCHEMES = ("s3", "gs", "az")
+LIKE_A_URL = re.compile(r"\w{2,}:/|(s3|gs|az)//", re.IGNORECASE)
+REACH_S = 15.0
 _READERS = 32
 # An outage of minutes is waited for; what lasts longer is an error, and the shard is tried again.
 _OPTIONS: Any = {
     "client_options": {"timeout": "60s", "connect_timeout": "10s", "allow_http": True},
     "retry_config": {
-        "max_retries": 100,
+        "max_retries": 10_000,  # the time is the limit
         "retry_timeout": datetime.timedelta(minutes=5),
         "backoff": {
             "init_backoff": datetime.timedelta(milliseconds=100),
@@ -144,19 +146,20 @@ def locate(text: str | Location) -> Location:
     if isinstance(text, ObjectPath):
         return text
     text = os.fspath(text)
-    if not re.match(r"\w{2,}:/", text):
+    if not LIKE_A_URL.match(text):
         return Path(os.path.abspath(os.path.expanduser(text)))
     match = re.fullmatch(r"(\w+)://([\w.-]+)/([\w./=+,:@()-]+)", text, re.ASCII)
-    scheme = text.partition(":")[0]
+    scheme = re.split("[:/]", text)[0]
     if scheme not in SCHEMES:
         raise LocationError(
             f"{scheme}:// is not known: give a path, or one of {', '.join(SCHEMES)}"
         )
     folder = posixpath.normpath(f"/{match[3]}").strip("/") if match else ""
     if match is None or not folder:
+        found = "" if re.search("[@?]", text) else f"found {text}; "  # no secret is repeated
         raise LocationError(
-            f"a URL is {scheme}://bucket/folder, in letters, digits and . _ - / = + , : @ ( ); "
-            "credentials do not belong into it: they come from the environment (AWS_*, GOOGLE_*, "
+            f"{found}a URL is {scheme}://bucket/folder, in letters, digits and . _ - / = + , : @ ()"
+            "; credentials do not belong into it: they come from the environment (AWS_*, GOOGLE_*, "
             "AZURE_*) or from the machine's role"
         )
     return ObjectPath(f"{scheme}://{match[2]}", PurePosixPath(folder))
@@ -197,9 +200,24 @@ def file_system(location: ObjectPath) -> ArrowFileSystem:
     return ArrowFileSystem(scheme, **_OPTIONS)
 
 
-def brief(error: ObjectStoreError) -> str:
+def brief(error: Exception) -> str:
     """Return what an error of an object store says, without its internals."""
     return str(error).partition("\n")[0]
+
+
+def reach(location: Location) -> None:
+    """Make sure that the store of a URL answers; raises LocationError if it does not, soon."""
+    if isinstance(location, Path):
+        return
+    store = object_store(location, give_up_s=REACH_S)
+    try:
+        next(iter(store.list(chunk_size=1, return_arrow=False)), None)
+    except (ObjectStoreError, OSError) as error:
+        code = re.search(r"<Code>(\w+)</Code>", str(error))
+        raise LocationError(
+            f"{location} cannot be reached: {code[1] if code else brief(error)}. Check the "
+            "bucket's name, the endpoint (AWS_ENDPOINT_URL), the region and the credentials"
+        ) from None
 
 
 def remove_tree(location: Location) -> None:
