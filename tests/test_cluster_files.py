@@ -399,7 +399,7 @@ def test_slurm_queues_the_job_again_before_its_time_is_up(tmp_path):
     )
     assert job.stdout is not None
     assert job.stdout.readline() == "begun\n"
-    job.send_signal(signal.SIGTERM)
+    job.send_signal(signal.SIGUSR1)
     assert "scontrol requeue 7" in job.communicate(timeout=30)[0]
     assert not list(tmp_path.glob(".distfacegan-*"))  # the token is gone
 
