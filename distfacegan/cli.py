@@ -139,14 +139,14 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     add("--precision", choices=("fp32", "bf16"), default="fp32", help="in which G computes (fp32)")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     add("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
-    invert.set_defaults(command=_bench_invert)
+    invert.set_defaults(command=_bench, what="invert")
 
     text = "invert a store of faces in a job of its own, and compare its rate with the bare core's"
     stage = benches.add_parser("stage", help=text, description=text)
     stage.add_argument("--rows", type=_positive, default=20_000, help="how many faces (20000)")
     stage.add_argument("--workers", type=_positive, default=1, help="Ray workers (1)")
     stage.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    stage.set_defaults(command=_bench_stage)
+    stage.set_defaults(command=_bench, what="stage")
 
     text = (
         "write and read shards of faces below a folder or a URL, and say how many MB/s go through"
@@ -155,14 +155,14 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     store.add_argument("location", metavar="LOCATION", help="a folder, or s3://bucket/folder")
     store.add_argument("--shards", type=_positive, default=8, help="of 25 MB (8)")
     store.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    store.set_defaults(command=_bench_store)
+    store.set_defaults(command=_bench, what="store")
 
     text = "measure the driver loop, with workers that compute nothing"
     pool = benches.add_parser("pool", help=text, description=text)
     pool.add_argument("--shards", type=_positive, default=10_000, help="of no time (10000)")
     pool.add_argument("--workers", type=_positive, default=16, help="Ray workers (16)")
     pool.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    pool.set_defaults(command=_bench_pool)
+    pool.set_defaults(command=_bench, what="pool")
 
 
 def _positive(text: str) -> int:
@@ -318,31 +318,10 @@ def _verify(options: argparse.Namespace) -> int:
     return 0
 
 
-def _bench_invert(options: argparse.Namespace) -> int:
+def _bench(options: argparse.Namespace) -> int:
     from distfacegan.bench import command
 
-    command.invert(options)
-    return 0
-
-
-def _bench_stage(options: argparse.Namespace) -> int:
-    from distfacegan.bench import command
-
-    command.stage(options)
-    return 0
-
-
-def _bench_store(options: argparse.Namespace) -> int:
-    from distfacegan.bench import command
-
-    command.store(options)
-    return 0
-
-
-def _bench_pool(options: argparse.Namespace) -> int:
-    from distfacegan.bench import command
-
-    command.pool(options)
+    command.BENCHES[options.what](options)
     return 0
 
 

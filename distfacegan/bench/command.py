@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -38,9 +39,7 @@ def invert(options: argparse.Namespace) -> None:
         precision=options.precision,
         batch=options.batch,
     )
-    print(bench.table(result))
-    if options.json is not None:
-        files.write_json(options.json, result)
+    _show(bench.table(result), result, options.json)
     if options.figure is not None:
         figure.draw(result, options.figure)
 
@@ -49,9 +48,7 @@ def stage(options: argparse.Namespace) -> None:
     """Compare the invert stage with its core; raises DistfaceganError for bad options."""
     _check_folder(options.json)
     result = bench_stage.measure(options.rows, options.workers)
-    print(bench_stage.table(result))
-    if options.json is not None:
-        files.write_json(options.json, result)
+    _show(bench_stage.table(result), result, options.json)
 
 
 def store(options: argparse.Namespace) -> None:
@@ -60,18 +57,23 @@ def store(options: argparse.Namespace) -> None:
     location = locate(options.location)
     reach(location)
     result = bench_storage.measure(location, options.shards)
-    print(bench_storage.table(result))
-    if options.json is not None:
-        files.write_json(options.json, result)
+    _show(bench_storage.table(result), result, options.json)
 
 
 def pool(options: argparse.Namespace) -> None:
     """Measure the driver loop; raises DistfaceganError for bad options."""
     _check_folder(options.json)
     result = bench_pool.measure(options.shards, options.workers)
-    print(bench_pool.table(result))
-    if options.json is not None:
-        files.write_json(options.json, result)
+    _show(bench_pool.table(result), result, options.json)
+
+
+BENCHES = {"invert": invert, "stage": stage, "store": store, "pool": pool}
+
+
+def _show(table: str, result: dict[str, Any], path: Path | None) -> None:
+    print(table)
+    if path is not None:
+        files.write_json(path, result)
 
 
 def _check_folder(*paths: Path | None) -> None:

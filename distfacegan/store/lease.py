@@ -116,10 +116,9 @@ class _Lease:
 
     def _renewed(self) -> Any:
         """Renew the lease and return its version; None if it is another's now."""
-        try:
+        # The lease is another's, or a renewal of ours whose answer was lost.
+        with contextlib.suppress(PreconditionError):
             return self._write(self._version)
-        except PreconditionError:
-            pass  # another's, or a renewal of ours whose answer was lost
         try:
             found = self._store.get(self._path.name)
         except FileNotFoundError:

@@ -85,8 +85,10 @@ class RunDirectory:
 
     def record(self, stage: str) -> dict[str, Any] | None:
         """Return a stage's record (settings, inputs, runs, finished), or None before it began."""
-        path = self.record_path(stage)
-        return files.read_json(path) if path.exists() else None
+        try:
+            return files.read_json(self.record_path(stage))
+        except FileNotFoundError:
+            return None
 
     def finished(self, stage: str) -> bool:
         """Tell whether a stage has ended with nothing left to do."""

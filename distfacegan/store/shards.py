@@ -132,7 +132,10 @@ def mark_done(
 def marker(folder: Location, shard: Shard) -> ShardStats | None:
     """Return what the marker of a shard says; None if it is not done."""
     path = marker_path(folder, shard.index)
-    return _parse(path, files.read_json(path)) if path.exists() else None
+    try:
+        return _parse(path, files.read_json(path))
+    except FileNotFoundError:
+        return None
 
 
 def done(folder: Location) -> set[int]:

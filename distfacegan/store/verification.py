@@ -15,8 +15,6 @@ from distfacegan.store.location import Location, ObjectStoreError, numbered, rem
 from distfacegan.store.run_directory import STAGES, RunDirectory
 from distfacegan.store.shards import Shard, ShardStats
 
-# Errors that say nothing of what is stored: what cannot be read now is not to be deleted.
-UNKNOWN = (ObjectStoreError, OSError, MemoryError)
 GROUP_OF = {stage: group for group, stage in latents.WRITTEN_BY.items()}
 
 
@@ -80,11 +78,8 @@ def _verify_group(run: RunDirectory, stage: str) -> Iterator[str]:
         group = latents.open_group(run.latents, name)
         plan = latents.plan(group)
         wrong = latents.schema_differences(group, **latents.lengths(group))
-    except UNKNOWN as error:
-        if not isinstance(error, FileNotFoundError):
-            raise
-        wrong = [f"  cannot be opened: {error}"]
     except Exception as error:  # a damaged zarr.json can raise anything
+        _raise_if_unknown(error)
         wrong = [f"  cannot be opened: {error}"]
     if wrong:
         remove_tree(run.markers(stage))
@@ -111,9 +106,8 @@ def _shard_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
         name = array.partition("/")[2]
         try:
             rows = latents.read(group, name, shard)
-        except UNKNOWN:
-            raise
         except Exception as error:  # whatever a codec makes of damaged bytes
+            _raise_if_unknown(error)
             yield f"{array} cannot be read ({str(error).splitlines()[0]})"
             continue
         if latents.rows_digest(rows) != expected:
@@ -185,12 +179,16 @@ def _verify_networks(folders: list[Location], expected: bool = False) -> Iterato
             continue
         try:
             damage = networks.damaged(folder)
-        except UNKNOWN as error:
-            if not isinstance(error, FileNotFoundError):
-                raise
-            damage = [f"{folder} has no meta.json"]
-        except Exception as error:  # a damaged meta.json
+        except Exception as error:  # a damaged meta.json, or none
+            _raise_if_unknown(error)
             damage = [str(error)]
         if damage:
             networks.remove(folder)
             yield f"{', '.join(damage)}; to be made again"
+
+
+def _raise_if_unknown(error: Exception) -> None:
+    """Raise an error that says nothing of what is stored: what cannot be read is not deleted."""
+    unknown = isinstance(error, ObjectStoreError | OSError | MemoryError)
+    if unknown and not isinstance(error, FileNotFoundError):
+        raise error
