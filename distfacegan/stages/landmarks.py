@@ -51,7 +51,7 @@ class LandmarkWorker:
         if detector != "annotations":
             self._detector = make_detector(detector, model=model, device=device)
             self._min_score = self._detector.min_score if min_score is None else min_score
-        self._computing, self._writing = threading.Lock(), threading.Lock()
+        self._computing = threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
         """Find the landmarks of one shard and commit them to the store."""
@@ -81,8 +81,7 @@ class LandmarkWorker:
         # A point beyond the crop is moved to its edge: L-Gen's sigmoid knows nothing else.
         arrays["points"][with_face], arrays["score"][with_face] = points.clip(0, 1), score
         arrays["status"][with_face] = np.where(good, Status.OK, Status.LANDMARKS_NOT_TRUSTED)
-        with self._writing:  # Zarr's configuration is the process's
-            return latents.commit(self._landmarks, self._markers, shard, arrays, started)
+        return latents.commit(self._landmarks, self._markers, shard, arrays, started)
 
     def _own_points(self, shard: Shard, i: int) -> np.ndarray | None:
         """Return the source's own points of a face [P, 2], in units of the face."""

@@ -57,8 +57,9 @@ def run_shards(
     any time. An actor is given up to `in_flight` shards at once, and its worker's `run` is called
     from as many threads; a shard that has failed before has its actor to itself, so that what kills
     actors is found out. A worker whose constructor raises a DistfaceganError stops everything with
-    it, at once: it is the setting that is bad. `on_done` is told of every shard, `on_failed` of
-    every attempt that failed, `on_size` now and then how many workers there are.
+    it while no other stands: it is the setting that is bad, not a node. `on_done` is told of every
+    shard, `on_failed` of every attempt that failed, `on_size` now and then how many workers there
+    are.
 
     Interrupted, it gives no more shards, waits up to GRACE_S for those in flight, and raises the
     KeyboardInterrupt.
