@@ -57,7 +57,9 @@ invert.shard(ShardStats(0, 0, 20, {"ok": 19, "no face": 1}, {}, 10.0, "host:1", 
 invert.shard(ShardStats(1, 20, 40, {"ok": 20}, {}, 7.0, "host:1", 1012.0))  # from 1005
 began = Telemetry(run, "began", left=100, unit="steps", workers=2, gpus_each=1)
 time.sleep(0.1)
-began.training({"images_per_s": 250.0, "m_global": 0.25, "k": 0.5}, 40)
+line = {"images_per_s": 250.0, "m_global": 0.25, "k": 0.5}
+began.training(line | {"diversity_ratio": 0.75, "encoder_distance": 0.125}, 30)
+began.training(line, 10)
 lgen = Telemetry(run, "lgen", left=3, unit="trials", gpus_each=0.25)
 lgen.trial(8.0, float("nan"))
 lgen.trial(8.0, 0.125)
@@ -155,6 +157,8 @@ def test_training_and_trials_are_counted(scraped):
     assert scraped["steps_left", "began"] == 60
     assert scraped["images_per_second", "began"] == 250
     assert (scraped["m_global", "began"], scraped["k", "began"]) == (0.25, 0.5)
+    assert scraped["diversity_ratio", "began"] == 0.75  # of the last watch
+    assert scraped["encoder_distance", "began"] == 0.125
     assert scraped["workers", "began"] == 2
     assert 0.2 <= scraped["gpu_seconds_total", "began"] < 1
     assert 0.15 <= scraped["eta_seconds", "began"] < 1  # 60 steps, after 40 in 0.1 s
@@ -197,6 +201,13 @@ def test_the_dashboard_shows_every_metric_and_no_other(dashboard):
     names = re.findall(r"ray_distfacegan_(\w+)\{", " ".join(queries(dashboard)))
     shown = {name.removesuffix("_bucket") for name in names}
     assert shown == set(telemetry.METRICS)
+
+
+def test_the_documentation_names_every_metric_and_no_other():
+    text = (REPOSITORY / "docs" / "observability.md").read_text()
+    assert set(re.findall(r"^\| `ray_distfacegan_(\w+)`", text, re.MULTILINE)) == set(
+        telemetry.METRICS
+    )
 
 
 def test_the_dashboard_asks_only_for_labels_that_the_metrics_have(dashboard):

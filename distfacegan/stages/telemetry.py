@@ -42,6 +42,8 @@ METRICS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
     "images_per_second": (Gauge, "Faces that training sees a second.", ()),
     "m_global": (Gauge, "BEGAN's measure of convergence.", ()),
     "k": (Gauge, "BEGAN's k_t.", ()),
+    "diversity_ratio": (Gauge, "Diversity of generated faces over that of real ones.", ()),
+    "encoder_distance": (Gauge, "Distance of generated faces from real ones, to D's encoder.", ()),
     "trials_total": (Counter, "Trials of the search that ended.", ()),
     "best_nme": (Gauge, "Least validation NME of any trial.", ()),
 }
@@ -106,11 +108,17 @@ class Telemetry:
         self._add("shards_total", num_shards, outcome="set_aside")
 
     def training(self, metrics: Mapping[str, float], steps: int) -> None:
-        """Count `steps` more of a training whose newest line of metrics is given."""
+        """Count `steps` more of a training whose newest line of metrics is given.
+
+        Only some lines have what a watch of the training finds.
+        """
         self._add("steps_total", steps)
         self._set("images_per_second", metrics["images_per_s"])
         self._set("m_global", metrics["m_global"])
         self._set("k", metrics["k"])
+        for name in ("diversity_ratio", "encoder_distance"):
+            if name in metrics:
+                self._set(name, metrics[name])
         now = time.monotonic()
         self._add(
             "gpu_seconds_total", (now - self._trained_until) * self._workers * self._gpus_each
