@@ -305,6 +305,10 @@ def test_the_summary_has_the_numbers_of_the_figures(finished):
         "loss_real": 0.2,
         "loss_fake": 0.1,
         "images_per_s": 80.0,
+        "diversity_ratio": None,  # no line of a watch
+        "encoder_distance": None,
+        "nearest_ratio": None,
+        "rollbacks": [],
     }
     assert summary["synthesize"]["count"] == 20
     # Means of 2 x 2 uniform pixels are nearly normal, of deviation 255 / 12**0.5 / 2 = 36.8; the

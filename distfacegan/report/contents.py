@@ -33,6 +33,7 @@ from distfacegan.store.shards import Status
 
 STAGES = ALL_STAGES[:-1]  # those whose work is shown
 NUM_FACES = 256  # generated and real ones, for the diversity
+NUM_LOOKED_AMONG = 4096  # real faces, for the one nearest to a generated one
 SAMPLED_SHARDS = 8  # rows to show are drawn from as many
 BATCH = 64
 
@@ -57,13 +58,23 @@ class Table:
 
     def sample(self, count: int) -> np.ndarray:
         """Return at most `count` rows with status ok: at random, always the same, sorted."""
-        random = np.random.default_rng(0)
+        good = self._good_rows(SAMPLED_SHARDS)
+        return choose(np.concatenate(good) if good else np.empty(0, int), count)
+
+    def stretches(self, count: int) -> np.ndarray:
+        """Return at most `count` rows with status ok, sorted: stretches, which are read fast."""
+        shard_rows = latents.shard_rows(self.group)
+        good = self._good_rows(max(SAMPLED_SHARDS, -(-count // shard_rows)))
+        each = -(-count // max(len(good), 1))
+        return np.sort(np.concatenate([rows[:each] for rows in good] or [np.empty(0, int)]))[:count]
+
+    def _good_rows(self, num_shards: int) -> list[np.ndarray]:
+        """Return the rows with status ok of so many shards that are done, at random."""
         done = [shard for shard in latents.plan(self.group) if shard.index in self.done]
-        order = random.permutation(len(done))[:SAMPLED_SHARDS]
-        good = [
+        order = np.random.default_rng(0).permutation(len(done))[:num_shards]
+        return [
             done[i].rows[latents.read(self.group, "status", done[i]) == Status.OK] for i in order
         ]
-        return choose(np.concatenate(good) if good else np.empty(0, int), count)
 
     def read(self, array: str, rows: np.ndarray) -> np.ndarray:
         """Return some rows of an array, in the order given; each chunk is read once."""
@@ -160,6 +171,18 @@ class Contents:
         """The lines of metrics.jsonl; a last one that is still being written is left out."""
         return metrics.read(self.run.metrics)
 
+    @functools.cached_property
+    def watched(self) -> dict[str, Any]:
+        """The newest line of metrics.jsonl that a watch wrote; empty where none did."""
+        lines = (line for line in reversed(self.metrics) if "diversity_ratio" in line)
+        return next(lines, {})
+
+    @functools.cached_property
+    def rollbacks(self) -> list[dict[str, Any]]:
+        """The times that training went back to a checkpoint, oldest first."""
+        path = self.run.began / "rollbacks.json"
+        return files.read_json(path) if path.exists() else []
+
     @property
     def samples(self) -> list[Location]:
         """The sample grids that BEGAN wrote, oldest first; each is named by its step."""
@@ -224,7 +247,18 @@ class Contents:
         """Random faces as G's training sees them, u8 [n, r, r, 3]."""
         if self.photos is None or len(rows := self.photos.sample(NUM_FACES)) == 0:
             return None
-        return self.shrink(self.photos.read("image", rows))
+        return self.faces(rows)
+
+    @functools.cached_property
+    def rows_to_look_among(self) -> np.ndarray:
+        """Rows of the faces among which the nearest to a generated one is looked for."""
+        return self.photos.stretches(NUM_LOOKED_AMONG) if self.photos else np.empty(0, int)
+
+    def faces(self, rows: np.ndarray) -> np.ndarray:
+        """Return the faces of at least one row as G's training sees them, u8 [n, r, r, 3]."""
+        assert self.photos is not None
+        parts = np.array_split(rows, -(-len(rows) // NUM_FACES))  # less memory than all at once
+        return np.concatenate([self.shrink(self.photos.read("image", part)) for part in parts])
 
     @functools.cached_property
     def z(self) -> np.ndarray | None:

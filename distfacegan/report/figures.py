@@ -1,47 +1,31 @@
-"""The page's pictures of faces: pixels as data URIs, landmarks as vector marks above them."""
+"""The figures of the page: which faces are shown, and what stands below them."""
 
 from __future__ import annotations
 
-import base64
-import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-import cv2
 import numpy as np
 import torch
 
-from distfacegan.core.grids import encode, tile
+from distfacegan.core.grids import tile
 from distfacegan.core.landmarks import nme
-from distfacegan.errors import RunDirectoryError
-from distfacegan.report import mirror
+from distfacegan.report import mirror, watching
 from distfacegan.report.contents import Contents, Table, choose
-from distfacegan.store.location import Location
+from distfacegan.report.pictures import MAX_SIDE, Picture, data_uri, dots, picture, shrink, webp
 
 GRID_FACES = 64
 NUM_LABELLED = 12  # faces of a figure that shows landmarks
-MAX_SIDE = 128  # pixels of a face on the page; larger ones are shrunk
-MAX_GRIDS = 6
-MAX_GRID_SIDE = 544
 DETECTED, GENERATED = "detected", "generated"  # kinds of marks, coloured by the page's style
-
-
-@dataclasses.dataclass(frozen=True)
-class Picture:
-    """One picture of the page; `marks` are kinds of landmarks and SVG paths in a 100 x 100 box."""
-
-    uri: str
-    alt: str
-    label: str = ""
-    marks: Sequence[tuple[str, str]] = ()
-    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)  # that the label says
 
 
 def draw(contents: Contents) -> dict[str, Any]:
     """Return the pictures of every figure; those of a stage that has not run are empty."""
     return {
         "random_faces": random_faces(contents),
-        "training_samples": training_samples(contents),
+        "training_samples": watching.grids(contents),
+        "training_film": watching.film(contents),
+        "neighbours": watching.neighbours(contents),
         "reconstructions": reconstructions(contents),
         "detections": detections(contents),
         "test_examples": test_examples(contents),
@@ -58,6 +42,7 @@ def numbers(drawn: Mapping[str, Any]) -> dict[str, Any]:
             name: [dict(made.numbers) for _, made in pairs]
             for name, pairs in drawn["reconstructions"].items()
         },
+        "neighbours": [dict(real.numbers) for _, real in drawn["neighbours"]],
         "test_examples": [dict(shown.numbers) for shown in drawn["test_examples"]],
         "mirror": [{**way[0].numbers, **way[-1].numbers} for way in drawn["ways"]],
     }
@@ -67,22 +52,10 @@ def random_faces(contents: Contents) -> dict[str, Picture]:
     """Fig. 3: grids of generated and of real faces, each where there are some."""
     grids = {"generated": contents.generated_faces, "real": contents.real_faces}
     return {
-        kind: Picture(_uri(_grid(faces)), f"{len(faces[:GRID_FACES])} {kind} faces in a grid")
+        kind: Picture(webp(_grid(faces)), f"{len(faces[:GRID_FACES])} {kind} faces in a grid")
         for kind, faces in grids.items()
         if faces is not None
     }
-
-
-def training_samples(contents: Contents) -> list[Picture]:
-    """Return sample grids of fixed z over the training, the first and the last among them."""
-    paths = contents.samples
-    picked = np.unique(np.linspace(0, len(paths) - 1, min(MAX_GRIDS, len(paths))).round())
-    pictures = []
-    for path in (paths[int(i)] for i in picked):
-        step = int(path.stem)
-        grid = shrink(_read_picture(path), MAX_GRID_SIDE)
-        pictures.append(Picture(_uri(grid), f"Generated faces after step {step}", f"step {step:,}"))
-    return pictures
 
 
 def reconstructions(contents: Contents) -> dict[str, list[tuple[Picture, Picture]]]:
@@ -189,34 +162,13 @@ def synthetic_samples(contents: Contents) -> list[Picture]:
     """Return the first samples of the generated dataset, as their files hold them."""
     return [
         Picture(
-            "data:image/jpeg;base64," + base64.b64encode(jpeg).decode(),
+            data_uri(jpeg, "jpeg"),
             f"Synthetic face {labels['index']} with its landmarks",
             f"{labels['index']:09d}",
-            [(GENERATED, _path(np.array(labels["landmarks"])))],
+            [(GENERATED, dots(np.array(labels["landmarks"])))],
         )
         for jpeg, labels in contents.synthetic(NUM_LABELLED)
     ]
-
-
-def picture(
-    face: np.ndarray,
-    alt: str,
-    label: str = "",
-    numbers: Mapping[str, float] | None = None,
-    **marks: np.ndarray,
-) -> Picture:
-    """Make a picture of a face u8 [R, R, 3] with kinds of landmarks [49, 2] in units of it."""
-    paths = [(kind, _path(points)) for kind, points in marks.items()]
-    return Picture(_uri(shrink(face, MAX_SIDE)), alt, label, paths, numbers or {})
-
-
-def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
-    """Return a picture u8 [H, W, 3] with its longer side at most `side`."""
-    scale = side / max(pixels.shape[:2])
-    if scale >= 1:
-        return pixels
-    height, width = (max(1, round(length * scale)) for length in pixels.shape[:2])
-    return cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _pairs(
@@ -256,21 +208,3 @@ def _landmarks(network: torch.nn.Module, z: np.ndarray) -> np.ndarray:
 
 def _grid(faces: np.ndarray) -> np.ndarray:
     return tile(np.stack([shrink(face, MAX_SIDE) for face in faces[:GRID_FACES]]), columns=8)
-
-
-def _path(points: np.ndarray) -> str:
-    """Return an SVG path with a dot, where its caps are round, at every finite point [P, 2]."""
-    return "".join(f"M{100 * x:.1f} {100 * y:.1f}h.01" for x, y in points if np.isfinite(x + y))
-
-
-def _uri(pixels: np.ndarray) -> str:
-    """Encode pixels without loss; WebP is a third smaller than PNG."""
-    return "data:image/webp;base64," + base64.b64encode(encode(pixels, ".webp")).decode()
-
-
-def _read_picture(path: Location) -> np.ndarray:
-    data = np.frombuffer(path.read_bytes(), np.uint8)
-    pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
-    if pixels is None:
-        raise RunDirectoryError(f"{path} is damaged: it is no picture; delete it")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

@@ -18,6 +18,12 @@ CURVES = {  # of metrics.jsonl, one plot each
     "Learning rate": "learning_rate",
     "Images/s": "images_per_s",
 }
+REAL_FACES = ("real faces", 1.0)
+WATCHED = {  # of the lines of a watch: title, level to compare with
+    "diversity_ratio": ("Diversity ratio", REAL_FACES),
+    "encoder_distance": ("Encoder distance", None),
+    "nearest_ratio": ("Nearest ratio", REAL_FACES),
+}
 
 
 def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]) -> str:
@@ -40,6 +46,8 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
         stages=STAGES,
         statuses=_statuses(summary),
         curves=_curves(contents),
+        watched=_watched(contents),
+        looked_among=len(contents.rows_to_look_among),
         steps=_histogram(contents.steps, "Generator steps to the latent", "steps"),
         losses=_histogram(contents.losses, "Inversion error of every row", "mean |x − G(z)|"),
         deviations=_histogram(
@@ -102,7 +110,8 @@ def _curves(contents: Contents) -> dict[str, str]:
     lines, record = contents.metrics, contents.run.record("began")
     if not lines:
         return {}
-    of = {name: [line[name] for line in lines] for name in lines[0]}
+    names = ("step", "loss_real", "loss_fake", *CURVES.values())
+    of = {name: [line[name] for line in lines] for name in names}
     ratio = [fake / real for real, fake in zip(of["loss_real"], of["loss_fake"], strict=True)]
     gamma = None if record is None else ("gamma", record["settings"]["gamma"])
     losses = {"L(x), real": of["loss_real"], "L(G(z)), generated": of["loss_fake"]}
@@ -112,6 +121,17 @@ def _curves(contents: Contents) -> dict[str, str]:
     }
     for title, name in CURVES.items():
         drawn[title] = plots.curves(of["step"], {title: of[name]}, title)
+    return drawn
+
+
+def _watched(contents: Contents) -> dict[str, str]:
+    """Return the plots of what the watches of the training found, by its name."""
+    drawn = {}
+    for name, (title, level) in WATCHED.items():
+        lines = [line for line in contents.metrics if name in line]
+        if lines:
+            values = {title: [line[name] for line in lines]}
+            drawn[name] = plots.curves([line["step"] for line in lines], values, title, level)
     return drawn
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -33,7 +34,8 @@ def curves(
     axes.set_xlabel("step", color=MUTED, fontsize=9)
     axes.set_xlim(left=0)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-    top = max(max(curve) for curve in values.values())
+    finite = [value for curve in values.values() for value in curve if math.isfinite(value)]
+    top = max(finite, default=0.0)
     if level is not None:
         top = max(top, level[1])
         axes.axhline(level[1], color=COLOURS[2], lw=1.2, ls="--", label=level[0])

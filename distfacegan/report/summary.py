@@ -125,7 +125,17 @@ def _steps_done(contents: Contents) -> int:
 def _began(contents: Contents) -> dict[str, Any]:
     last = contents.metrics[-1] if contents.metrics else {}
     names = ("m_global", "k", "loss_real", "loss_fake", "images_per_s")
-    return {"steps": last.get("step"), **{name: last.get(name) for name in names}}
+    watched = ("diversity_ratio", "encoder_distance", "nearest_ratio")
+    return {
+        "steps": last.get("step"),
+        **{name: last.get(name) for name in names},
+        **{name: _finite(contents.watched.get(name)) for name in watched},
+        "rollbacks": contents.rollbacks,
+    }
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and np.isfinite(value) else None
 
 
 def _lgen(contents: Contents) -> dict[str, Any]:
