@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, SourceError
@@ -173,8 +174,8 @@ def _conv_flops(network: Generator | Discriminator, section: Began) -> float:
     return float(counter.get_total_flops())
 
 
-def _shape(section: Began) -> dict[str, int]:
-    names = ("resolution", "latent_dim", "width", "levels")
+def _shape(section: Began) -> dict[str, Any]:
+    names = ("resolution", "latent_dim", "width", "levels", "skip_connections")
     return {name: getattr(section, name) for name in names}
 
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distfacegan.core.frozen import FrozenGenerator, reconstruction_error, upsampling_kernel
-from distfacegan.core.networks import Generator
+from distfacegan.core.frozen import FrozenGenerator, reconstruction_error
+from distfacegan.core.networks import Generator, upsampling_kernel
 
 
 def test_the_kernel_is_the_flipped_one_summed_with_its_shifts():
@@ -22,10 +22,11 @@ def test_one_transposed_convolution_is_upsampling_and_convolution():
     torch.testing.assert_close(found, plain, rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("levels", [1, 2, 4])
-def test_images_losses_and_gradients_are_the_generators(levels):
+@pytest.mark.parametrize(("levels", "skips"), [(1, False), (2, False), (4, False), (3, True)])
+def test_images_losses_and_gradients_are_the_generators(levels, skips):
     torch.manual_seed(levels)
-    generator = Generator(resolution=16, latent_dim=5, width=4, levels=levels).double()
+    shape = {"resolution": 16, "latent_dim": 5, "width": 4, "levels": levels}
+    generator = Generator(**shape, skip_connections=skips).double()
     z = torch.randn(3, 5).double().requires_grad_()
     faces = torch.rand(3, 3, 16, 16).double()
     images = generator(z)

@@ -134,7 +134,8 @@ def test_no_bound_survives_the_resolved_spec(tmp_path, invert):
         ("kind: procedural", "kind: photos", ["ingest.source", "'celeba', 'folder'"]),
         ("resolution: 32", "resolution: 48", ["began.resolution 48", "ingest.resolution 64"]),
         ("levels: 3", "levels: 7", ["began", "resolution 32 cannot be halved 6 times"]),
-        ("steps: 10", "workers: 3", ["batch 16 cannot be split evenly among 3 workers"]),
+        ("steps: 10", "workers: 17", ["17 workers cannot share a batch of 16 faces"]),
+        ("steps: 10", "workers: 2, min_workers: 3", ["min_workers is 3, more than workers, 2"]),
         ("name: faces", "name: ../evil", ["name", "pattern"]),
     ],
 )

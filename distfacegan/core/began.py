@@ -3,10 +3,11 @@
 Legend: B batch, R resolution, Z latent dimension; images are in [-1, 1].
 """
 
+import copy
 import dataclasses
 import math
 from collections.abc import Callable, Collection, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -35,9 +36,9 @@ def reconstruction_loss(v: Tensor, reconstruction: Tensor, loss: str = "l2") -> 
     return PIXEL_LOSSES[loss](v - reconstruction).mean()
 
 
-def discriminator_loss(loss_real: Scalar, loss_fake: Scalar, k: Scalar) -> Scalar:
-    """L_D = L(x) - k_t L(G(z_D)) (equation 2)."""
-    return loss_real - k * loss_fake
+def code_error(code: Tensor, z: Tensor) -> Tensor:
+    """L_c = |Enc(G(z)) - z|, BEGAN-CS's constraint (Chang et al., arXiv:1803.07417); the mean."""
+    return (code - z).abs().mean()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,7 @@ class BeganTrainer:
     """G, D, their Adams and k: one `step` is one update of all of them.
 
     Under torch.distributed every rank gives its own part of the batch; gradients and losses are
-    averaged over ranks, so that all ranks stay equal, k included.
+    those of the whole batch, so that all ranks stay equal, k included.
     """
 
     def __init__(
@@ -78,25 +79,33 @@ class BeganTrainer:
         gamma: float = 0.5,
         lambda_k: float = 1e-3,
         loss: str = "l2",
+        skip_connections: bool = False,
+        latent_constraint: float = 0.0,
+        ema: float = 0.0,
         precision: str = "fp32",
         device: str | torch.device = "cpu",
+        compiled: bool = False,
     ) -> None:
         """Build both networks from the seed.
 
         `steps` is the length of the whole training: over its second half the learning rate falls
-        to zero when `learning_rate_decay` is "linear" or "cosine". `precision` is "fp32", or
-        "bf16" for automatic mixed precision.
+        to zero when `learning_rate_decay` is "linear" or "cosine". `latent_constraint` is the
+        alpha of BEGAN-CS, of `code_error` in L_D. `ema` is the decay of a moving average of G's
+        weights, 0 for none. `precision` is "fp32", or "bf16" for automatic mixed precision.
+        `compiled` networks pass through torch.compile at their first step: that takes a minute.
         """
         _check_choice("loss", loss, PIXEL_LOSSES)
         _check_choice("learning_rate_decay", learning_rate_decay, DECAYS)
         _check_choice("precision", precision, ("fp32", "bf16"))
         self.loss, self.precision, self.steps = loss, precision, steps
         self.learning_rate, self.decay = learning_rate, DECAYS[learning_rate_decay]
+        self.learning_rate_scale = 1.0  # lowered from outside: on a plateau, after a collapse
+        self.latent_constraint, self.ema = latent_constraint, ema
         self.equilibrium = Equilibrium(gamma=gamma, lambda_k=lambda_k)
         self.device = torch.device(device)
 
-        shape = {"resolution": resolution, "latent_dim": latent_dim}
-        shape |= {"width": width, "levels": levels}
+        shape: dict[str, Any] = {"resolution": resolution, "latent_dim": latent_dim}
+        shape |= {"width": width, "levels": levels, "skip_connections": skip_connections}
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.generator, self.discriminator = Generator(**shape), Discriminator(**shape)
@@ -104,9 +113,11 @@ class BeganTrainer:
             {"generator": self.generator, "discriminator": self.discriminator}
         )
         self.networks.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if ema else None
         # One Adam for both: its update of a number depends on that number's gradient alone.
+        self.rate = torch.tensor(learning_rate, device=self.device)
         self.adam = torch.optim.Adam(
-            self.networks.parameters(), lr=learning_rate, betas=betas, fused=True
+            self.networks.parameters(), lr=self.rate, betas=betas, fused=True
         )
         for parameter in self.networks.parameters():  # what Adam would only make at its first step
             self.adam.state[parameter] = {
@@ -116,38 +127,76 @@ class BeganTrainer:
             }
         self.num_steps = 0
         self.k, self.loss_real, self.loss_fake, self.m_global = torch.zeros(4, device=self.device)
+        self._share_one_buffer()
+        make: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
+        self._loss_of_fake, self._loss_of_real = make(self._generated), make(self._reconstructed)
+        self._graph: StepGraph | None = None
 
-    def step(self, faces: Tensor, z: Tensor) -> None:
+    def step(self, faces: Tensor, z: Tensor, share: float = 1.0) -> None:
         """Train on faces [B, 3, R, R] and latents [B, Z], and update k. No device sync.
 
         z serves as z_D and as z_G, as in the code of BEGAN's authors: one pass forward and back
-        over the generated faces then gives L_G's gradient and the fake half of L_D's.
+        over the generated faces then gives L_G's gradient and the fake half of L_D's. `share` is
+        this rank's part of the whole batch.
         """
         faces = faces.to(self.device, memory_format=torch.channels_last)
-        self.adam.param_groups[0]["lr"] = self._learning_rate()
-        self.adam.zero_grad()
+        z = z.to(self.device)
+        if self.device.type == "cpu":
+            self._differentiate(faces, z)
+        else:
+            self._graph = self._graph or StepGraph(self._differentiate)
+            self._graph(faces, z)
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self._sums.mul_(share))
 
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
-            generated = self.generator(z.to(self.device)).to(faces.dtype)
-            loss_fake = reconstruction_loss(generated, self.discriminator(generated), self.loss)
-            loss_real = reconstruction_loss(faces, self.discriminator(faces), self.loss)
-
-        loss_fake.backward()  # L_G for theta_G, and L(G(z)) for theta_D
-        theta_d = list(self.discriminator.parameters())
-        gradients_fake = [parameter.grad for parameter in theta_d]
-        self.discriminator.zero_grad()
-        loss_real.backward()
-        # L_D is linear in its two losses, so equation 2 holds for their gradients as well.
-        for parameter, gradient_fake in zip(theta_d, gradients_fake, strict=True):
-            parameter.grad = discriminator_loss(parameter.grad, gradient_fake, self.k)
-
-        losses = torch.stack([loss_real.detach(), loss_fake.detach()])
-        gradients = [p.grad for p in self.networks.parameters() if p.grad is not None]
-        _average_over_ranks([losses, *gradients])
+        self.rate.fill_(self._learning_rate())
         self.adam.step()
-        self.loss_real, self.loss_fake = losses
-        self.k, self.m_global = self.equilibrium.update(self.k, self.loss_real, self.loss_fake)
+        if self.averaged is not None:
+            averages, weights = (
+                [p.data for p in g.parameters()] for g in (self.averaged, self.generator)
+            )
+            torch._foreach_lerp_(averages, weights, 1.0 - self.ema)
+        self.loss_real, self.loss_fake = self._losses.clone()
+        k, self.m_global = self.equilibrium.update(self.k, self.loss_real, self.loss_fake)
+        self.k.copy_(k)  # in place: the graph reads it where it is
         self.num_steps += 1
+
+    def _differentiate(self, faces: Tensor, z: Tensor) -> None:
+        """Put the losses of this rank's batch, and the gradients of L_G and L_D, into `_sums`."""
+        self._sums.zero_()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            generated, loss_fake = self._loss_of_fake(z, faces.dtype)
+            loss_real = self._loss_of_real(faces)
+        loss_fake.backward()  # L_G for theta_G, and L(G(z)) for theta_D
+        # L_D = L(x) - k_t L(G(z_D)) (equation 2), and so are the gradients, which backward adds up.
+        self._gradient_d.mul_(-self.k)
+        loss_real.backward()
+        if self.latent_constraint:
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+                code = self.discriminator.encoder(generated.detach())
+            (self.latent_constraint * code_error(code.to(z.dtype), z)).backward()
+        self._losses.copy_(torch.stack([loss_real, loss_fake]).detach())
+
+    def _generated(self, z: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Return G(z), and L(G(z))."""
+        generated = self.generator(z).to(dtype)
+        return generated, self._reconstructed(generated)
+
+    def _reconstructed(self, v: Tensor) -> Tensor:
+        """Return L(v)."""
+        return reconstruction_loss(v, self.discriminator(v), self.loss)
+
+    def _share_one_buffer(self) -> None:
+        """Make the losses and all gradients views of one tensor: that is reduced over ranks."""
+        parameters = list(self.networks.parameters())
+        num_losses, num_d = 2, sum(p.numel() for p in self.discriminator.parameters())
+        total = num_losses + sum(p.numel() for p in parameters)
+        self._sums = torch.zeros(total, device=self.device, dtype=parameters[0].dtype)
+        self._losses, self._gradient_d = self._sums[:num_losses], self._sums[total - num_d :]
+        start = num_losses
+        for parameter in parameters:
+            parameter.grad = self._sums.as_strided(parameter.shape, parameter.stride(), start)
+            start += parameter.numel()
 
     def metrics(self) -> dict[str, float]:
         """Return step, loss_real, loss_fake, m_global, k and learning_rate of the last step.
@@ -159,14 +208,15 @@ class BeganTrainer:
         return {
             "step": self.num_steps,
             **dict(zip(names, values, strict=True)),
-            "learning_rate": self.adam.param_groups[0]["lr"],
+            "learning_rate": self._learning_rate(self.num_steps - 1),
         }
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return a copy, on the CPU, of all that a resumed training needs.
 
-        "generator" and "discriminator" are their weights; "optimizers" holds step, k and Adam's
-        moments, named "<moment>.<network>.<weight>".
+        "generator" and "discriminator" are their weights, "averaged" those of the moving average,
+        if there is one; "optimizers" holds step, k, learning_rate_scale and Adam's moments, named
+        "<moment>.<network>.<weight>".
         """
         return {
             group: {name: _portable(tensor) for name, tensor in tensors.items()}
@@ -185,24 +235,71 @@ class BeganTrainer:
             for name, tensor in of_group.items():
                 tensor.copy_(state[group][name])
         self.num_steps = int(tensors["optimizers"]["step"])
+        self.learning_rate_scale = float(tensors["optimizers"]["learning_rate_scale"])
         for of_parameter in self.adam.state.values():
             of_parameter["step"].fill_(self.num_steps)
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of the checkpoint themselves, not copies (but for the step)."""
-        optimizers = {"step": torch.tensor(self.num_steps), "k": self.k}
+        """Return the tensors of the checkpoint themselves, not copies (but for plain numbers)."""
+        optimizers = {
+            "step": torch.tensor(self.num_steps),
+            "learning_rate_scale": torch.tensor(self.learning_rate_scale, dtype=torch.float64),
+            "k": self.k,
+        }
         for name, parameter in self.networks.named_parameters():
             for moment in ("exp_avg", "exp_avg_sq"):
                 optimizers[f"{moment}.{name}"] = self.adam.state[parameter][moment]
+        averaged = {} if self.averaged is None else {"averaged": self.averaged.state_dict()}
         return {
             "generator": self.generator.state_dict(),
             "discriminator": self.discriminator.state_dict(),
             "optimizers": optimizers,
+            **averaged,
         }
 
-    def _learning_rate(self) -> float:
-        half = self.steps / 2
-        return self.learning_rate * self.decay(min(max(self.num_steps / half - 1.0, 0.0), 1.0))
+    def _learning_rate(self, step: int | None = None) -> float:
+        """Return the rate of a step: the next one, unless it is given."""
+        step = self.num_steps if step is None else step
+        done = min(max(step / (self.steps / 2) - 1.0, 0.0), 1.0)
+        return self.learning_rate * self.learning_rate_scale * self.decay(done)
+
+
+class StepGraph:
+    """A function of tensors of fixed shapes on a GPU, captured once as a CUDA graph and replayed.
+
+    One launch does the work of hundreds: a small step no longer waits for the host.
+    """
+
+    WARM_UP = 3  # calls before the capture: they choose algorithms, compile, and allocate
+
+    def __init__(self, function: Callable[..., None]) -> None:
+        self._function, self._calls = function, 0
+        self._graph = torch.cuda.CUDAGraph()
+        self._stream = torch.cuda.Stream()
+        self._inputs: tuple[Tensor, ...] = ()
+
+    def __call__(self, *inputs: Tensor) -> None:
+        """Call the function, which returns nothing, on copies of the inputs."""
+        if not self._inputs:
+            self._inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
+        for own, given in zip(self._inputs, inputs, strict=True):
+            own.copy_(given)
+        self._calls += 1
+        if self._calls > self.WARM_UP:
+            if self._calls == self.WARM_UP + 1:
+                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+                    self._function(*self._inputs)
+            self._graph.replay()
+            return
+        self._stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(self._stream):
+            self._function(*self._inputs)
+        torch.cuda.current_stream().wait_stream(self._stream)
+
+
+def part_of_batch(batch: int, rank: int, world: int) -> slice:
+    """Return the places of a batch that are a rank's: as even as they can be, never none."""
+    return slice(batch * rank // world, batch * (rank + 1) // world)
 
 
 def rows_of_step(seed: int, step: int, batch: int, num_rows: int) -> np.ndarray:
@@ -222,17 +319,6 @@ def rows_of_step(seed: int, step: int, batch: int, num_rows: int) -> np.ndarray:
 def latents_of_step(seed: int, step: int, count: int, dim: int) -> np.ndarray:
     """Return the latents of a step's batch, whatever the number of ranks: f32 [count, dim]."""
     return uniform_latents(seed, range(step * count, (step + 1) * count), dim, stream="began")
-
-
-def _average_over_ranks(tensors: list[Tensor]) -> None:
-    """Replace tensors by their means over ranks, in one all-reduce."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return
-    flat = torch.cat([tensor.flatten() for tensor in tensors])
-    dist.all_reduce(flat)
-    means = (flat / dist.get_world_size()).split([tensor.numel() for tensor in tensors])
-    for tensor, mean in zip(tensors, means, strict=True):
-        tensor.copy_(mean.view_as(tensor))
 
 
 def _clip(k: Scalar) -> Scalar:

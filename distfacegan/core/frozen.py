@@ -1,8 +1,7 @@
 """G as the inversion sees it: weights fixed, the same function of z, at less cost.
 
-Three rewritings, exact but for rounding: nearest upsampling by 2 and the 3x3 convolution after it
-are one transposed convolution with 4/9 of the multiplications; activations are channels-last, from
-a stem whose rows are sorted so; ELU works in place, since its gradient needs its result alone.
+The kernels of its transposed convolutions are made once, and activations are channels-last, from a
+stem whose rows are sorted so: exact but for rounding.
 
 Legend: B batch, R resolution, Z latent dimension, W width, b base side; images are in [-1, 1].
 """
@@ -11,7 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distfacegan.core.networks import Generator
+from distfacegan.core.networks import (
+    Generator,
+    UpsamplingConv2d,
+    concatenate,
+    upsampling_kernel,
+)
 
 
 class FrozenGenerator:
@@ -26,9 +30,10 @@ class FrozenGenerator:
         self._stem_weight = self._freeze(channels_last_rows(generator, generator.stem.weight))
         self._stem_bias = self._freeze(channels_last_rows(generator, generator.stem.bias))
         self._layers = []
-        for i, conv in enumerate(generator.convs):
+        self._skips = generator.skip_connections
+        for conv in generator.convs:
             assert isinstance(conv, nn.Conv2d)
-            upsamples = i > 0 and i % 2 == 0
+            upsamples = isinstance(conv, UpsamplingConv2d)
             kernel = upsampling_kernel(conv.weight) if upsamples else conv.weight
             self._layers.append((upsamples, self._freeze(kernel), self._freeze(conv.bias)))
         self._to_rgb = self._freeze(generator.to_rgb.weight), self._freeze(generator.to_rgb.bias)
@@ -36,9 +41,10 @@ class FrozenGenerator:
     def __call__(self, z: Tensor) -> Tensor:
         """Map latents [B, Z] to images [B, 3, R, R]."""
         x = F.linear(z.to(self.dtype), self._stem_weight, self._stem_bias)  # [B, b * b * W]
-        x = x.view(self._stem_shape).permute(0, 3, 1, 2)  # [B, W, b, b]
+        stem = x = x.view(self._stem_shape).permute(0, 3, 1, 2)  # [B, W, b, b]
         for upsamples, kernel, bias in self._layers:
             if upsamples:
+                x = concatenate(x, stem) if self._skips else x
                 x = F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)  # [B, W, 2b, 2b] ...
             else:
                 x = F.conv2d(x, kernel, bias, padding=1)
@@ -71,17 +77,6 @@ class FrozenGenerator:
 def reconstruction_error(faces: Tensor, generated: Tensor) -> Tensor:
     """err = |x_s - G(z_r)| (equation 3): the mean over each image, [B, 3, R, R] -> [B]."""
     return (faces - generated).abs().mean((1, 2, 3))
-
-
-def upsampling_kernel(weight: Tensor) -> Tensor:
-    """Return the kernel [I, O, 4, 4] of the transposed convolution, stride 2 and padding 1, that
-    equals nearest upsampling by 2 and then the convolution with `weight` [O, I, 3, 3], padding 1.
-
-    It is the flipped kernel, summed with its shifts by one pixel.
-    """
-    flipped = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))  # [I, O, 5, 5]
-    rows = flipped[:, :, 1:] + flipped[:, :, :-1]
-    return rows[..., 1:] + rows[..., :-1]
 
 
 def channels_last_rows(generator: Generator, stem: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ MAX_FAILURES = 3  # of workers, in one run of the job
 def settings(spec: JobSpec) -> dict[str, Any]:
     """Return what decides the generator: compared when a run is resumed."""
     assert spec.began is not None
-    decided = spec.began.model_dump(exclude={"workers", "checkpoint_every", "metrics_every"})
+    without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every"}
+    decided = spec.began.model_dump(exclude=without)
     return {"seed": spec.seed, **decided}
 
 

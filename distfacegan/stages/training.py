@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from distfacegan import weights
-from distfacegan.core.began import BeganTrainer, latents_of_step, rows_of_step
+from distfacegan.core.began import BeganTrainer, latents_of_step, part_of_batch, rows_of_step
 from distfacegan.core.grids import encode, tile
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
@@ -46,13 +46,18 @@ class Training:
         device: str | torch.device = "cpu",
     ) -> None:
         self._run, self._section, self._seed = run, section, seed
-        self._rank, self._world, self._device = rank, world, device
+        self._rank, self._device = rank, device
+        self._mine = part_of_batch(section.batch, rank, world)
+        self._share = (self._mine.stop - self._mine.start) / section.batch
         self._faces = load_faces(run, section.resolution, without_shards)
         self.trainer = BeganTrainer(
             resolution=section.resolution,
             latent_dim=section.latent_dim,
             width=section.width,
             levels=section.levels,
+            skip_connections=section.skip_connections,
+            latent_constraint=section.latent_constraint,
+            ema=section.ema,
             loss=section.loss,
             gamma=section.gamma,
             lambda_k=section.lambda_k,
@@ -63,6 +68,7 @@ class Training:
             steps=section.steps,
             seed=seed,
             device=device,
+            compiled=section.compile,
         )
         self._resume()
 
@@ -74,7 +80,7 @@ class Training:
         section, trainer = self._section, self.trainer
         started, first = time.time(), trainer.num_steps
         while trainer.num_steps < section.steps:
-            trainer.step(*self._batch(trainer.num_steps))
+            trainer.step(*self._batch(trainer.num_steps), self._share)
             step = trainer.num_steps
             last = step == section.steps
             metrics_due = step % section.metrics_every == 0 or last
@@ -93,10 +99,8 @@ class Training:
     def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Return this rank's faces [b, 3, r, r] and latents [b, Z] of a step."""
         section = self._section
-        share = section.batch // self._world
-        mine = slice(self._rank * share, (self._rank + 1) * share)
-        rows = rows_of_step(self._seed, step, section.batch, len(self._faces))[mine]
-        z = latents_of_step(self._seed, step, section.batch, section.latent_dim)[mine]
+        rows = rows_of_step(self._seed, step, section.batch, len(self._faces))[self._mine]
+        z = latents_of_step(self._seed, step, section.batch, section.latent_dim)[self._mine]
         return to_images(self._faces[rows], device=self._device), torch.from_numpy(z)
 
     def _resume(self) -> None:
