@@ -21,7 +21,6 @@ from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
 from distfacegan.stages.lgen_search import draw_variants
 from distfacegan.stages.synthesize import SynthesizeWorker
-from distfacegan.stages.training import Training, TrainingDivergedError, load_faces
 from distfacegan.store import latents, metrics, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -319,66 +318,6 @@ def test_the_generator_comes_from_a_folder_or_a_file(generator):
     assert weights.load_generator(generator).resolution == 16
     assert weights.load_generator(file).latent_dim == 6
     assert weights.digest(generator, "generator") == weights.digest(file, "generator")
-
-
-def began_run(folder, faces, **section):
-    """Return a run directory with faces, and the settings to train on them."""
-    run = RunDirectory(folder / "run")
-    ingest(faces, run)
-    defaults = {"resolution": 16, "width": 4, "levels": 2, "latent_dim": 4, "batch": 4}
-    defaults |= {"steps": 20, "checkpoint_every": 5, "metrics_every": 5}
-    return run, load_spec(folder, began=defaults | section).began
-
-
-def test_training_that_was_interrupted_equals_training_that_was_not(faces, tmp_path, monkeypatch):
-    states = []
-    for name, stop in (("whole", 99), ("broken", 13)):
-        run, section = began_run(tmp_path / name, faces)
-        training = Training(run, section, seed=1, without_shards=[])
-        step = training.trainer.step
-
-        def interrupted(*batch, step=step, training=training, stop=stop):
-            if training.trainer.num_steps == stop:
-                raise KeyboardInterrupt
-            step(*batch)
-
-        monkeypatch.setattr(training.trainer, "step", interrupted)
-        if stop < section.steps:
-            with pytest.raises(KeyboardInterrupt):
-                training.run()
-            training = Training(run, section, seed=1, without_shards=[])
-            assert training.trainer.num_steps == 10  # the newest checkpoint
-        training.run()
-        states.append(networks.load(run.began / "generator", "generator"))
-        steps = [line["step"] for line in metrics.read(run.metrics)]
-        assert steps == [5, 10, 15, 20]
-    for name, tensor in states[0].items():
-        assert torch.equal(tensor, states[1][name]), name
-
-
-def test_training_sees_the_faces_and_nothing_else(faces, tmp_path):
-    run, _ = began_run(tmp_path, faces)
-    photos = latents.open_group(run.latents, "photos")
-    photos["status"][:] = [Status.OK, Status.NO_FACE] * 6
-    seen = load_faces(run, 16, [])
-    assert seen.shape == (6, 16, 16, 3)
-    image = latents.read(photos, "image")[2].astype(float)
-    small = image.reshape(16, 2, 16, 2, 3).mean((1, 3))  # averaged over squares of 2 by 2
-    np.testing.assert_allclose(seen[1], small, atol=0.51)
-
-
-def test_a_training_that_diverges_says_so(faces, tmp_path):
-    run, section = began_run(tmp_path, faces, learning_rate=1e20)
-    training = Training(run, section, seed=1, without_shards=[])
-    with pytest.raises(TrainingDivergedError, match=r"at step \d+; lower began.learning_rate"):
-        training.run()
-
-
-def test_training_without_a_face_says_so(faces, tmp_path):
-    run, section = began_run(tmp_path, faces)
-    latents.open_group(run.latents, "photos")["status"][:] = Status.NO_FACE
-    with pytest.raises(RunDirectoryError, match="no face to train on"):
-        Training(run, section, seed=1, without_shards=[])
 
 
 def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp_path):

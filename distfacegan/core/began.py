@@ -127,6 +127,7 @@ class BeganTrainer:
             }
         self.num_steps = 0
         self.k, self.loss_real, self.loss_fake, self.m_global = torch.zeros(4, device=self.device)
+        self._m_global_sum, self._since = torch.zeros((), device=self.device), 0
         self._share_one_buffer()
         make: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
         self._loss_of_fake, self._loss_of_real = make(self._generated), make(self._reconstructed)
@@ -159,6 +160,7 @@ class BeganTrainer:
         self.loss_real, self.loss_fake = self._losses.clone()
         k, self.m_global = self.equilibrium.update(self.k, self.loss_real, self.loss_fake)
         self.k.copy_(k)  # in place: the graph reads it where it is
+        self._m_global_sum += self.m_global
         self.num_steps += 1
 
     def _differentiate(self, faces: Tensor, z: Tensor) -> None:
@@ -201,15 +203,24 @@ class BeganTrainer:
     def metrics(self) -> dict[str, float]:
         """Return step, loss_real, loss_fake, m_global, k and learning_rate of the last step.
 
-        A device sync.
+        m_global_mean is over the steps since the last call. A device sync.
         """
-        names = ("loss_real", "loss_fake", "m_global", "k")
-        values = torch.stack([getattr(self, name) for name in names]).tolist()
+        names = ("loss_real", "loss_fake", "m_global", "k", "m_global_mean")
+        mean = self._m_global_sum / max(1, self.num_steps - self._since)
+        last = (self.loss_real, self.loss_fake, self.m_global, self.k)
+        values = torch.stack([*last, mean]).tolist()
+        self._m_global_sum.zero_()
+        self._since = self.num_steps
         return {
             "step": self.num_steps,
             **dict(zip(names, values, strict=True)),
             "learning_rate": self._learning_rate(self.num_steps - 1),
         }
+
+    @property
+    def state_groups(self) -> list[str]:
+        """The names of the groups of `state`."""
+        return list(self._tensors())
 
     def state(self) -> dict[str, dict[str, Tensor]]:
         """Return a copy, on the CPU, of all that a resumed training needs.
@@ -238,6 +249,8 @@ class BeganTrainer:
         self.learning_rate_scale = float(tensors["optimizers"]["learning_rate_scale"])
         for of_parameter in self.adam.state.values():
             of_parameter["step"].fill_(self.num_steps)
+        self._m_global_sum.zero_()
+        self._since = self.num_steps
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
         """Return the tensors of the checkpoint themselves, not copies (but for plain numbers)."""

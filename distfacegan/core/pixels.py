@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def to_images(
-    faces: np.ndarray, resolution: int | None = None, device: str | torch.device = "cpu"
+    faces: np.ndarray | Tensor, resolution: int | None = None, device: str | torch.device = "cpu"
 ) -> Tensor:
     """Turn faces u8 [B, R, R, 3] into images f32 [B, 3, r, r] in [-1, 1].
 
@@ -18,7 +18,7 @@ def to_images(
     is not a multiple of it.
     """
     side = faces.shape[1]
-    images = torch.from_numpy(faces).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+    images = torch.as_tensor(faces, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
     if resolution in (None, side):
         return images
     if side % resolution:

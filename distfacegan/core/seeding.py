@@ -35,13 +35,13 @@ def uniform_latents(
 
 
 @functools.lru_cache(maxsize=4)  # consecutive steps ask for the same epoch
-def permutation(seed: int, epoch: int, count: int) -> np.ndarray:
-    """Return the order of `count` rows in one epoch: i64 [count], read-only.
+def permutation(seed: int, epoch: int, count: int, of: str = "") -> np.ndarray:
+    """Return the order of `count` rows in one epoch: i64 [count], read-only; `of` what they are.
 
     A pure function of its arguments; by sorting random keys, because NumPy promises that a bit
     generator's stream never changes but not how `Generator.permutation` uses it (NEP 19).
     """
-    bits = _random_bits(seed, f"order/{epoch}", -(-count // _VALUES_PER_COUNT))
+    bits = _random_bits(seed, f"order/{epoch}{of}", -(-count // _VALUES_PER_COUNT))
     order = np.argsort(bits[:count], kind="stable")
     order.setflags(write=False)
     return order

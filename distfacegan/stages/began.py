@@ -27,12 +27,13 @@ from distfacegan.store.shards import Status
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # of workers, in one run of the job
+LOOK_BACK = 100  # lines of metrics among which the newest look at the faces is
 
 
 def settings(spec: JobSpec) -> dict[str, Any]:
     """Return what decides the generator: compared when a run is resumed."""
     assert spec.began is not None
-    without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every"}
+    without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every", "watch"}
     decided = spec.began.model_dump(exclude=without)
     return {"seed": spec.seed, **decided}
 
@@ -148,12 +149,17 @@ class _Watch(threading.Thread):
 
     def _show(self) -> None:
         lines = metrics.read(self._run.metrics)
-        if lines and lines[-1]["step"] > self._shown:
-            last = lines[-1]
-            note = f"{last['images_per_s']:.0f} images/s, m_global {last['m_global']:.4f}"
-            self._progress.advance(last["step"] - self._shown, f"{note}, k {last['k']:.3f}")
-            self._telemetry.training(last, last["step"] - self._shown)
-            self._shown = last["step"]
+        if not lines or lines[-1]["step"] == self._shown:
+            return
+        steps = lines[-1]["step"] - self._shown  # less than none after a rollback
+        last = {key: value for line in lines[-LOOK_BACK:] for key, value in line.items()}
+        note = f"{last['images_per_s']:.0f} images/s, m_global {last['m_global']:.4f}"
+        note += f", k {last['k']:.3f}"
+        if "diversity_ratio" in last:
+            note += f", diversity {last['diversity_ratio']:.2f}"
+        self._progress.advance(steps, note)
+        self._telemetry.training(last, steps)
+        self._shown += steps
 
 
 def _shards_missing(run: RunDirectory) -> list[int]:

@@ -137,7 +137,7 @@ class Telemetry:
         self._left -= count
         self._done += count
         self._set(f"{self._unit}_left", self._left)
-        if self._done:
+        if self._done > 0:
             elapsed = time.monotonic() - self._started
             self._set("eta_seconds", elapsed / self._done * self._left)
 

@@ -1,34 +1,42 @@
-"""One rank's part of a BEGAN training: data order, metrics, samples, checkpoints. No Ray.
+"""One rank's part of a BEGAN training: steps, metrics, looks at the faces, checkpoints. No Ray.
 
 The run directory holds the only state: rank 0 writes checkpoints there, and a training that starts
-again, whatever ended the last one, goes on from the newest. Data order is a function of (seed,
-step), so it goes on exactly as it would have.
+again, whatever ended the last one, goes on from the newest. What a step sees is a function of
+(seed, step), so it goes on exactly as it would have.
 """
 
 from __future__ import annotations
 
+import logging
+import math
 import time
+from collections.abc import Callable
+from typing import Any, TypeVar
 
-import numpy as np
 import torch
+import torch.distributed as dist
 
 from distfacegan import weights
-from distfacegan.core.began import BeganTrainer, latents_of_step, part_of_batch, rows_of_step
+from distfacegan.core.began import BeganTrainer, part_of_batch
+from distfacegan.core.collapse import Plateau, Watchman
 from distfacegan.core.grids import encode, tile
-from distfacegan.core.pixels import to_faces, to_images
-from distfacegan.core.seeding import uniform_latents
-from distfacegan.errors import DistfaceganError, RunDirectoryError
+from distfacegan.errors import DistfaceganError
 from distfacegan.spec import Began
-from distfacegan.store import files, latents, metrics, networks
+from distfacegan.stages.feed import Feed, StoredFaces
+from distfacegan.stages.look import Look
+from distfacegan.store import metrics, networks
+from distfacegan.store.checkpoints import Checkpoints
+from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
-from distfacegan.store.shards import Status
 
-KEEP_CHECKPOINTS = 3
+log = logging.getLogger(__name__)
+
 NUM_SAMPLES = 64
+T = TypeVar("T")
 
 
 class TrainingDivergedError(DistfaceganError, ArithmeticError):
-    """The losses are no longer numbers."""
+    """The losses are no longer numbers, or the faces are all alike."""
 
 
 class Training:
@@ -46,10 +54,9 @@ class Training:
         device: str | torch.device = "cpu",
     ) -> None:
         self._run, self._section, self._seed = run, section, seed
-        self._rank, self._device = rank, device
-        self._mine = part_of_batch(section.batch, rank, world)
-        self._share = (self._mine.stop - self._mine.start) / section.batch
-        self._faces = load_faces(run, section.resolution, without_shards)
+        self._rank = rank
+        mine = part_of_batch(section.batch, rank, world)
+        self._share = (mine.stop - mine.start) / section.batch
         self.trainer = BeganTrainer(
             resolution=section.resolution,
             latent_dim=section.latent_dim,
@@ -70,105 +77,135 @@ class Training:
             device=device,
             compiled=section.compile,
         )
-        self._resume()
+        faces = StoredFaces(run, section.resolution, without_shards)
+        self._feed = Feed(faces, section, seed=seed, mine=mine, device=self.trainer.device)
+        self._look = Look(faces, self.trainer, seed) if rank == 0 else None
+        self._checkpoints = Checkpoints(run)
+        self._resume(self._as_rank_0(self._checkpoints.resume))
 
     def run(self) -> None:
         """Train to the last step; rank 0 writes metrics, samples, checkpoints, the generator.
 
-        Raises TrainingDivergedError, on every rank, where the losses are no longer numbers.
+        Raises TrainingDivergedError, on every rank, where the losses are no longer numbers, or
+        where the faces collapse and the section says that this is the end.
         """
         section, trainer = self._section, self.trainer
-        started, first = time.time(), trainer.num_steps
+        self._clock = trainer.num_steps, time.time()
         while trainer.num_steps < section.steps:
-            trainer.step(*self._batch(trainer.num_steps), self._share)
+            trainer.step(*self._feed.batch(trainer.num_steps), self._share)
             step = trainer.num_steps
             last = step == section.steps
-            metrics_due = step % section.metrics_every == 0 or last
             checkpoint_due = step % section.checkpoint_every == 0 or last
-            if metrics_due or checkpoint_due:
-                found = self._finite_metrics()  # on every rank: they stop at the same step
-            if self._rank == 0 and metrics_due:
-                rate = (step - first) * section.batch / (time.time() - started)
-                line = {**found, "images_per_s": round(rate, 2), "time": time.time()}
-                metrics.append(self._run.metrics, line)
-            if self._rank == 0 and checkpoint_due:
-                self._write_checkpoint(found)
+            look_due = step % section.watch.every == 0 or checkpoint_due
+            if step % section.metrics_every == 0 or look_due:
+                self._take_stock(look_due, checkpoint_due)
         if self._rank == 0:
             self._publish()
 
-    def _batch(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return this rank's faces [b, 3, r, r] and latents [b, Z] of a step."""
-        section = self._section
-        rows = rows_of_step(self._seed, step, section.batch, len(self._faces))[self._mine]
-        z = latents_of_step(self._seed, step, section.batch, section.latent_dim)[self._mine]
-        return to_images(self._faces[rows], device=self._device), torch.from_numpy(z)
-
-    def _resume(self) -> None:
-        found = networks.checkpoints(self._run.began / "checkpoints")
-        if found:
-            names = ("generator", "discriminator", "optimizers")
-            self.trainer.load_state({name: networks.load(found[-1], name) for name in names})
+    def _take_stock(self, look_due: bool, checkpoint_due: bool) -> None:
+        """Measure, judge and write; on every rank, so that all go on, or back, together."""
+        trainer = self.trainer
+        found: dict[str, Any] = trainer.metrics()
+        step = trainer.num_steps
+        if not math.isfinite(found["m_global_mean"]):
+            self._collapsed(step, f"m_global is {found['m_global']}", fatal=True)
+            return
+        trainer.learning_rate_scale *= self._plateau.factor(step, found["m_global_mean"])
+        wrong = None
+        if look_due:
+            found |= self._as_rank_0(self._look_at_faces)
+            diversity_ratio = found.get("diversity_ratio", math.nan)
+            wrong = self._watchman.judge(step, diversity_ratio, found["k"])
         if self._rank == 0:
-            metrics.truncate(self._run.metrics, self.trainer.num_steps)
+            since, started = self._clock
+            rate = (step - since) * self._section.batch / (time.time() - started)
+            found |= {"images_per_s": round(rate, 2), "time": time.time()}
+            metrics.append(self._run.metrics, found)
+        self._clock = step, time.time()
+        if wrong is not None:
+            self._collapsed(step, wrong)
+        if checkpoint_due and self._rank == 0 and trainer.num_steps == step:
+            self._write_checkpoint(found)
 
-    def _finite_metrics(self) -> dict[str, float]:
-        found = self.trainer.metrics()
-        if not np.isfinite(found["m_global"]):
-            raise TrainingDivergedError(
-                f"BEGAN diverged: m_global is {found['m_global']} at step {found['step']}; "
-                f"lower began.learning_rate (it is {self._section.learning_rate})"
-            )
+    def _look_at_faces(self) -> dict[str, float]:
+        assert self._look is not None
+        faces, found = self._look(self.trainer)
+        grid = encode(tile(faces[:NUM_SAMPLES], columns=8))
+        self._checkpoints.write_samples(self.trainer.num_steps, grid)
         return found
 
-    def _write_checkpoint(self, found: dict[str, float]) -> None:
-        name = f"{self.trainer.num_steps:08d}"
-        folder = self._run.began / "checkpoints"
-        z = uniform_latents(
-            self._seed, range(NUM_SAMPLES), self._section.latent_dim, stream="samples"
+    def _collapsed(self, step: int, wrong: str, *, fatal: bool = False) -> None:
+        """Do what the section says: go back, or on, or raise TrainingDivergedError."""
+        section, watch = self._section, self._section.watch
+        if watch.on_collapse == "warn" and not fatal:
+            if self._rank == 0:
+                log.warning("began: step %d: %s", step, wrong)
+            return
+        gone_back = len(self._checkpoints.rollbacks())
+        if watch.on_collapse == "rollback" and gone_back < watch.max_rollbacks:
+            scale = 0.5 * self.trainer.learning_rate_scale
+            found = self._as_rank_0(lambda: self._checkpoints.roll_back(step, wrong, scale))
+            if found is not None:
+                if self._rank == 0:
+                    log.warning("began: step %d: %s; back to step %s", step, wrong, found.name)
+                self._resume(found)
+                self._clock = self.trainer.num_steps, time.time()
+                return
+        raise TrainingDivergedError(
+            f"BEGAN collapsed at step {step}: {wrong}; it had gone back {gone_back} times. "
+            f"Try another run with a larger began.gamma (it is {section.gamma}) or a lower "
+            f"began.learning_rate (it is {section.learning_rate}), or this one with "
+            "began.watch.on_collapse: rollback"
         )
-        with torch.inference_mode():
-            images = self.trainer.generator(torch.from_numpy(z).to(self._device))
-        grid = encode(tile(to_faces(images), columns=8))
-        files.write_bytes(self._run.began / "samples" / f"{name}.png", grid)
+
+    def _resume(self, checkpoint: Location | None) -> None:
+        """Take the state of a checkpoint, None for the beginning."""
+        watch = self._section.watch
+        memory: dict[str, Any] = {"watchman": {}, "plateau": {}}
+        if checkpoint is not None:
+            meta = networks.read_meta(checkpoint)
+            groups = self.trainer.state_groups
+            self.trainer.load_state({name: networks.load(checkpoint, name) for name in groups})
+            for rollback in self._checkpoints.rollbacks()[meta["rollbacks"] :]:
+                self.trainer.learning_rate_scale = rollback["learning_rate_scale"]
+            memory = meta["memory"]
+        self._watchman = Watchman(
+            min_diversity=watch.min_diversity,
+            grace=watch.grace or self._section.steps // 5,
+            patience=watch.patience,
+            **memory["watchman"],
+        )
+        self._plateau = Plateau(self._section.stall, **memory["plateau"])
+
+    def _write_checkpoint(self, found: dict[str, Any]) -> None:
         meta = {
             "stage": "began",
             "seed": self._seed,
             **found,
             "settings": self._section.model_dump(mode="json"),
+            "memory": {"watchman": self._watchman.memory(), "plateau": self._plateau.memory()},
         }
-        networks.save(folder / name, self.trainer.state(), meta)  # goes last
-        networks.prune(folder, KEEP_CHECKPOINTS)
+        self._checkpoints.write(self.trainer.num_steps, self.trainer.state(), meta)
 
     def _publish(self) -> None:
         """Copy the generator of the last checkpoint to where later stages look for it."""
-        last = networks.checkpoints(self._run.began / "checkpoints")[-1]
+        last = self._checkpoints.kept()[-1]
         meta = networks.read_meta(last)
-        del meta["digests"]
-        state = {weights.GENERATOR: networks.load(last, "generator")}
+        del meta["digests"], meta["memory"]
+        name = "averaged" if self._section.ema else "generator"
+        state = {weights.GENERATOR: networks.load(last, name)}
         networks.save(self._run.began / weights.GENERATOR, state, meta)
+
+    def _as_rank_0(self, work: Callable[[], T]) -> T:
+        """Return what rank 0 finds; the others wait for it. The plain class alone is rank 0."""
+        if not (dist.is_available() and dist.is_initialized()):
+            return work()
+        found: list[Any] = [work() if self._rank == 0 else None]
+        dist.broadcast_object_list(found, src=0)
+        return found[0]
 
 
 def last_step(run: RunDirectory) -> int:
-    """Return the step of the newest checkpoint; 0 where there is none."""
-    found = networks.checkpoints(run.began / "checkpoints")
+    """Return the step of the checkpoint to go on from; 0 where there is none."""
+    found = Checkpoints(run).kept()
     return int(found[-1].name) if found else 0
-
-
-def load_faces(run: RunDirectory, resolution: int, without_shards: list[int]) -> np.ndarray:
-    """Return the faces that training sees, u8 [n, r, r, 3], in the order of their rows."""
-    photos = latents.open_group(run.latents, "photos")
-    faces = [
-        _shrink(latents.read(photos, "image", shard), resolution)[
-            latents.read(photos, "status", shard) == Status.OK
-        ]
-        for shard in latents.plan(photos)
-        if shard.index not in without_shards
-    ]
-    found = np.concatenate(faces) if faces else np.empty((0,))
-    if len(found) == 0:
-        raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
-    return found
-
-
-def _shrink(faces: np.ndarray, resolution: int) -> np.ndarray:
-    return faces if faces.shape[1] == resolution else to_faces(to_images(faces, resolution))

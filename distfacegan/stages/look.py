@@ -1,0 +1,64 @@
+"""A look at what the generator makes of a fixed set of z, beside real faces."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distfacegan.core.began import BeganTrainer
+from distfacegan.core.collapse import encoder_distance
+from distfacegan.core.diversity import diversity
+from distfacegan.core.neighbours import nearest_ratio
+from distfacegan.core.pixels import to_faces, to_images
+from distfacegan.core.seeding import uniform_latents
+from distfacegan.stages.feed import StoredFaces
+
+NUM_FACES = 512  # generated ones, and real ones, that are compared
+NUM_NEAREST = 64  # generated ones whose nearest real face is searched, among
+NUM_AMONG = 1024  # real ones
+BATCH = 64
+
+
+class Look:
+    """Holds the z and the real faces that every look compares."""
+
+    def __init__(self, faces: StoredFaces, trainer: BeganTrainer, seed: int) -> None:
+        self._real = faces.sample(NUM_AMONG, seed)
+        dim = trainer.generator.latent_dim
+        self._z = torch.from_numpy(uniform_latents(seed, range(NUM_FACES), dim, stream="samples"))
+        some = self._real[:NUM_FACES]
+        self._real_diversity = diversity(some) if len(some) > 1 else 0.0
+
+    def __call__(self, trainer: BeganTrainer) -> tuple[np.ndarray, dict[str, float]]:
+        """Return the generated faces, u8 [512, r, r, 3], and what is measured of them.
+
+        Real faces that are all the same, or one, are nothing to compare with: nothing is measured.
+        """
+        generator = trainer.averaged or trainer.generator
+        encoder = trainer.discriminator.encoder
+        faces, codes = [], []
+        with torch.inference_mode():
+            for z in self._z.split(BATCH):
+                images = generator(z.to(trainer.device))
+                faces.append(to_faces(images))
+                codes.append(_numpy(encoder(images)))
+            of_real = [
+                _numpy(encoder(to_images(self._real[i : i + BATCH], device=trainer.device)))
+                for i in range(0, min(NUM_FACES, len(self._real)), BATCH)
+            ]
+        made = np.concatenate(faces)
+        if self._real_diversity == 0.0:
+            return made, {}
+        found = {
+            "diversity_ratio": diversity(made) / self._real_diversity,
+            "encoder_distance": encoder_distance(np.concatenate(codes), np.concatenate(of_real)),
+            "nearest_ratio": nearest_ratio(made[:NUM_NEAREST], self._real),
+        }
+        return made, {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _numpy(codes: Tensor) -> np.ndarray:
+    return codes.float().cpu().numpy()

@@ -1,0 +1,76 @@
+"""A training's checkpoints, and how far it went back: began/checkpoints, began/rollbacks.json.
+
+rollbacks.json is written before anything is deleted. A checkpoint says in its meta.json how many
+rollbacks there were before it; one that a later rollback went back behind is of no history that
+goes on, and is as good as deleted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from distfacegan.store import files, metrics, networks
+from distfacegan.store.location import Location, numbered
+from distfacegan.store.networks import State
+from distfacegan.store.run_directory import RunDirectory
+
+KEEP = 3
+
+
+class Checkpoints:
+    """The checkpoints of one training, its lines of metrics and its sample grids."""
+
+    def __init__(self, run: RunDirectory) -> None:
+        self._folder, self._samples = run.began / "checkpoints", run.began / "samples"
+        self._rollbacks, self._metrics = run.began / "rollbacks.json", run.metrics
+
+    def rollbacks(self) -> list[dict[str, Any]]:
+        """Return step, to, reason and learning_rate_scale of every rollback, oldest first."""
+        return files.read_json(self._rollbacks) if self._rollbacks.exists() else []
+
+    def kept(self) -> list[Location]:
+        """Return the checkpoints to go on from, oldest first; each is named by its step."""
+        rollbacks = self.rollbacks()
+        return [
+            path
+            for path in networks.checkpoints(self._folder)
+            if all(
+                int(path.name) <= rollback["to"]
+                for rollback in rollbacks[networks.read_meta(path)["rollbacks"] :]
+            )
+        ]
+
+    def resume(self) -> Location | None:
+        """Return the newest checkpoint, after deleting what is later than it."""
+        kept = self.kept()
+        step = int(kept[-1].name) if kept else 0
+        for path in networks.checkpoints(self._folder):
+            if path not in kept:
+                networks.remove(path)
+        for path in numbered(self._samples, ".png"):
+            if int(path.stem) > step:
+                path.unlink(missing_ok=True)
+        metrics.truncate(self._metrics, step)
+        return kept[-1] if kept else None
+
+    def write(self, step: int, states: Mapping[str, State], meta: Mapping[str, Any]) -> None:
+        """Write the checkpoint of a step; the newest three are kept."""
+        meta = {**meta, "rollbacks": len(self.rollbacks())}
+        networks.save(self._folder / f"{step:08d}", states, meta)  # goes last
+        networks.prune(self._folder, KEEP)
+
+    def write_samples(self, step: int, grid: bytes) -> None:
+        """Write a picture of what the generator makes at a step."""
+        files.write_bytes(self._samples / f"{step:08d}.png", grid)
+
+    def roll_back(self, step: int, reason: str, learning_rate_scale: float) -> Location | None:
+        """Go back to the most varied checkpoint and return it; None where there is none."""
+        kept = self.kept()
+        if not kept:
+            return None
+        to = max(kept, key=lambda path: networks.read_meta(path).get("diversity_ratio", 0.0))
+        rollback = {"step": step, "to": int(to.name), "reason": reason}
+        rollback["learning_rate_scale"] = learning_rate_scale
+        files.write_json(self._rollbacks, [*self.rollbacks(), rollback])
+        return self.resume()
