@@ -12,7 +12,7 @@ import torch
 
 from distfacegan import weights
 from distfacegan.core.networks import Generator
-from distfacegan.errors import CheckpointError, RunDirectoryError, SourceError
+from distfacegan.errors import CheckpointError, SourceError
 from distfacegan.sources import open_source
 from distfacegan.spec import LGen
 from distfacegan.stages import invert, landmarks
@@ -21,7 +21,7 @@ from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
 from distfacegan.stages.lgen_search import draw_variants
 from distfacegan.stages.synthesize import SynthesizeWorker
-from distfacegan.store import latents, metrics, networks, shards
+from distfacegan.store import latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 from tests.jobs import load_spec
