@@ -32,6 +32,7 @@ SMALL_JOB = {
         "checkpoint_every": 100,
         "metrics_every": 50,
         "workers": 2,
+        "watch": {"on_collapse": "warn"},  # so few steps do not make varied faces
     },
     "invert": {"recipe": "bfgs", "steps": 20, "batch": 4},
     "lgen": {"epochs": 3, "trials": 2, "early_stopping": False},
