@@ -11,6 +11,7 @@ from distfacegan.errors import DistfaceganError, SourceError
 from distfacegan.pipeline import MODULES
 from distfacegan.sources import open_source
 from distfacegan.spec import Began, CelebASource, Invert, JobSpec, ProceduralSource
+from distfacegan.stages.feed import memory_bytes
 from distfacegan.store.run_directory import RunDirectory
 
 CELEBA_PHOTOS = 202_599
@@ -97,12 +98,15 @@ def _began(spec: JobSpec, rows: int | None) -> str:
     numbers = sum(
         p.numel() for net in (Generator(**shape), Discriminator(**shape)) for p in net.parameters()
     )
-    faces = (
-        "" if rows is None else f", {_bytes(rows * section.resolution**2 * 3)} of faces a worker"
-    )
+    faces = ""
+    if rows is not None:
+        held, whole = memory_bytes(section, rows, _shard_rows(spec))
+        faces = f", {_bytes(held)} of faces a worker" + ("" if whole else " at a time, streamed")
+    least = "" if section.min_workers is None else f"{section.min_workers} to "
     return (
         f"{section.steps:,} steps of {section.batch} faces at {section.resolution}x"
-        f"{section.resolution} on {section.workers} workers; {numbers / 1e6:.2f} M weights{faces}"
+        f"{section.resolution} on {least}{section.workers} workers; {numbers / 1e6:.2f} M weights"
+        f"{faces}"
     )
 
 

@@ -11,6 +11,7 @@ from distfacegan.core.began import (
     BeganTrainer,
     Equilibrium,
     latents_of_step,
+    part_of_batch,
     reconstruction_loss,
     rows_of_step,
 )
@@ -73,10 +74,13 @@ def test_the_equilibrium_follows_the_paper(kind, k, loss_real, loss_fake, k_next
     assert [float(value) for value in found] == pytest.approx([k_next, m_global])
 
 
-@pytest.mark.parametrize("loss", ["l1", "l2"])
-def test_steps_equal_equations_1_and_2_written_out(double, loss):
+@pytest.mark.parametrize(
+    ("loss", "alpha", "skips"), [("l1", 0.0, False), ("l2", 0.0, True), ("l1", 0.1, False)]
+)
+def test_steps_equal_equations_1_and_2_written_out(double, loss, alpha, skips):
     settings = {"gamma": 0.7, "lambda_k": 0.5, "learning_rate": 0.003, "betas": (0.5, 0.999)}
-    trainer = BeganTrainer(**SMALL, **settings, loss=loss)
+    options = {"loss": loss, "latent_constraint": alpha, "skip_connections": skips}
+    trainer = BeganTrainer(**SMALL, **settings, **options)
     g, d = copy.deepcopy(trainer.generator), copy.deepcopy(trainer.discriminator)
     adam_g, adam_d = (torch.optim.Adam(n.parameters(), 0.003, (0.5, 0.999)) for n in (g, d))
     k, power = 0.0, {"l1": 1, "l2": 2}[loss]
@@ -89,7 +93,8 @@ def test_steps_equal_equations_1_and_2_written_out(double, loss):
         trainer.step(x, z)
         loss_real, loss_fake = error(x), error(g(z).detach())
         adam_d.zero_grad()
-        (loss_real - k * loss_fake).backward()
+        constraint = (d.encoder(g(z).detach()) - z).abs().mean()  # BEGAN-CS
+        (loss_real - k * loss_fake + alpha * constraint).backward()
         adam_g.zero_grad()
         theta_g = list(g.parameters())
         for parameter, gradient in zip(
@@ -105,6 +110,7 @@ def test_steps_equal_equations_1_and_2_written_out(double, loss):
             "loss_real": loss_real.item(),
             "loss_fake": loss_fake.item(),
             "m_global": loss_real.item() + abs(balance),
+            "m_global_mean": loss_real.item() + abs(balance),
             "k": k,
             "learning_rate": 0.003,
         }
@@ -140,8 +146,35 @@ def test_the_learning_rate_falls_over_the_second_half(decay, rates):
     assert found == pytest.approx(rates, rel=1e-5)
 
 
-def test_a_step_never_waits_for_the_device():
+def test_m_global_is_averaged_between_two_readings():
     trainer = BeganTrainer(**SMALL)
+    seen = [run(trainer, [0]).m_global.item(), run(trainer, [1]).m_global.item()]
+    assert trainer.metrics()["m_global_mean"] == pytest.approx(sum(seen) / 2)
+    assert run(trainer, [2]).metrics()["m_global_mean"] == pytest.approx(trainer.m_global.item())
+
+
+def test_the_average_of_g_follows_its_weights_slowly():
+    trainer = BeganTrainer(**SMALL, ema=0.75, learning_rate=0.01)
+    average = trainer.generator.stem.weight.detach().clone()
+    for step in range(3):
+        run(trainer, [step])
+        average = 0.75 * average + 0.25 * trainer.generator.stem.weight.detach()
+    torch.testing.assert_close(trainer.averaged.stem.weight, average)
+    assert BeganTrainer(**SMALL).averaged is None
+
+
+def test_a_lower_scale_lowers_the_rate_and_is_kept_in_the_state():
+    trainer = BeganTrainer(**SMALL, learning_rate=0.1)
+    trainer.learning_rate_scale = 0.25
+    assert run(trainer, [0]).metrics()["learning_rate"] == pytest.approx(0.025)
+    resumed = BeganTrainer(**SMALL, learning_rate=0.1)
+    resumed.load_state(trainer.state())
+    assert resumed.learning_rate_scale == 0.25
+
+
+@pytest.mark.parametrize("options", [{}, {"latent_constraint": 0.1, "ema": 0.9}])
+def test_a_step_never_waits_for_the_device(options):
+    trainer = BeganTrainer(**SMALL, **options)
     with CountSyncs() as syncs:
         trainer.step(*batch_of_step(0))
     assert syncs.found == []
@@ -150,7 +183,10 @@ def test_a_step_never_waits_for_the_device():
 
 def test_a_resumed_training_equals_an_uninterrupted_one_bit_for_bit():
     settings = SMALL | {"learning_rate": 0.01, "learning_rate_decay": "cosine", "lambda_k": 0.1}
-    whole = run(BeganTrainer(**settings), range(12))
+    settings |= {"ema": 0.9, "latent_constraint": 0.1, "skip_connections": True}
+    whole = run(BeganTrainer(**settings), range(7))
+    whole.metrics()  # as at every checkpoint: the mean of m_global begins anew
+    run(whole, range(7, 12))
     state = run(BeganTrainer(**settings), range(7)).state()
     resumed = BeganTrainer(**settings | {"seed": 5})
     resumed.load_state(state)
@@ -215,6 +251,16 @@ def train_as_rank(rank, num_ranks, directory):
         trainer.step(faces[rank::num_ranks], z[rank::num_ranks], share=1 / num_ranks)
     torch.save(trainer.state(), f"{directory}/{rank}.pt")
     dist.destroy_process_group()
+
+
+@pytest.mark.parametrize(("batch", "world"), [(16, 1), (16, 3), (5, 5), (7, 2)])
+def test_a_batch_is_shared_evenly_and_whole(batch, world):
+    parts = [part_of_batch(batch, rank, world) for rank in range(world)]
+    places = [place for part in parts for place in range(batch)[part]]
+    assert places == list(range(batch))
+    lengths = [part.stop - part.start for part in parts]
+    assert min(lengths) >= 1
+    assert max(lengths) - min(lengths) <= 1
 
 
 def test_two_ranks_agree_with_each_other_and_with_one(tmp_path):

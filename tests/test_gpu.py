@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 
+from distfacegan.core.began import BeganTrainer, latents_of_step
 from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.networks import Generator
@@ -73,3 +74,43 @@ def test_bf16_loses_little(generator, faces, surrogate, recipe):
     shifted = faces.roll(1, 0) * 0.5  # faces that G cannot make
     loss = rounded(shifted, range(64)).loss.mean()
     assert loss < 1.01 * exact(shifted, range(64)).loss.mean()
+
+
+TRAINING = {"resolution": 32, "latent_dim": 16, "width": 16, "levels": 3, "steps": 100, "seed": 0}
+
+
+def train(trainer, steps):
+    """Train on the same batches wherever the trainer is."""
+    for step in range(steps):
+        x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(step)) * 2 - 1
+        trainer.step(x, torch.from_numpy(latents_of_step(0, step, 8, 16)))
+    return trainer.metrics()
+
+
+@pytest.mark.parametrize("options", [{}, {"latent_constraint": 0.1, "ema": 0.9}])
+def test_a_captured_training_step_is_the_cpu_s(options):
+    settings = TRAINING | {"lambda_k": 0.1, "loss": "l1"} | options
+    found = train(BeganTrainer(**settings, device="cuda"), 12)  # captured at the fourth step
+    assert found == pytest.approx(train(BeganTrainer(**settings), 12), rel=0.01)
+    assert found["k"] > 0
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_no_training_step_waits_for_the_gpu(precision):
+    trainer = BeganTrainer(**TRAINING, device="cuda", precision=precision)
+    train(trainer, 5)
+    x, z = torch.rand(8, 3, 32, 32).cuda(), torch.rand(8, 16).cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(5):
+            trainer.step(x, z)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.isfinite(trainer.m_global)
+
+
+def test_compiled_networks_train_as_plain_ones():
+    plain = train(BeganTrainer(**TRAINING, device="cuda"), 8)
+    assert train(BeganTrainer(**TRAINING, device="cuda", compiled=True), 8) == pytest.approx(
+        plain, rel=0.01
+    )

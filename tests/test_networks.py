@@ -37,6 +37,36 @@ def test_small_networks_have_the_parameters_worked_out_by_hand():
     assert num_parameters(Discriminator(**SMALL)) == 2239 + 4181
 
 
+def test_the_paper_s_networks_have_the_parameters_of_figures_1_and_2():
+    with torch.device("meta"):
+        d = Discriminator(resolution=128)
+    conv = 64 * 64 * 9 + 64
+    decoder = (64 * 16384 + 16384) + 8 * conv + (64 * 3 * 9 + 3)  # 64 channels of 16 x 16
+    assert num_parameters(d.decoder) == decoder
+    levels = [2 * (w * w * 9 + w) for w in (64, 128, 192, 256)]
+    widening = [a * b + b for a, b in ((64, 128), (128, 192), (192, 256))]
+    encoder = (3 * 64 * 9 + 64) + sum(levels) + sum(widening) + (256 * 256 * 64 + 64)
+    assert num_parameters(d.encoder) == encoder
+
+
+def test_skip_connections_double_what_an_upsampling_sees():
+    generator = Generator(**SMALL | {"levels": 3}, skip_connections=True)
+    w = generator.state_dict()
+    assert [tuple(w[f"convs.{i}.weight"].shape[:2]) for i in range(6)] == [
+        (4, 4), (4, 4), (4, 8), (4, 4), (4, 8), (4, 4),
+    ]  # fmt: skip
+    z = torch.randn(3, 5)
+    stem = x = (z @ w["stem.weight"].T + w["stem.bias"]).reshape(3, 4, 4, 4)
+    for i in range(6):
+        if i in (2, 4):
+            enlarged = stem.repeat_interleave(i // 2, 2).repeat_interleave(i // 2, 3)
+            x = torch.cat([x, enlarged], 1).repeat_interleave(2, 2).repeat_interleave(2, 3)
+        x = F.elu(F.conv2d(x, w[f"convs.{i}.weight"], w[f"convs.{i}.bias"], padding=1))
+    x = F.conv2d(x, w["to_rgb.weight"], w["to_rgb.bias"], padding=1)
+    torch.testing.assert_close(generator(z), x)
+    assert Generator.from_state_dict(w).skip_connections
+
+
 def test_the_paper_s_generator_has_64_channels_on_every_level():
     with torch.device("meta"):
         shapes = shapes_of_convs(Generator(resolution=128), torch.empty(2, 64))
