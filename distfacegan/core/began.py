@@ -156,7 +156,9 @@ class BeganTrainer:
             averages, weights = (
                 [p.data for p in g.parameters()] for g in (self.averaged, self.generator)
             )
-            torch._foreach_lerp_(averages, weights, 1.0 - self.ema)
+            # At first the average follows quickly: else it would long show the initial weights.
+            decay = min(self.ema, (1 + self.num_steps) / (10 + self.num_steps))
+            torch._foreach_lerp_(averages, weights, 1.0 - decay)
         self.loss_real, self.loss_fake = self._losses.clone()
         k, self.m_global = self.equilibrium.update(self.k, self.loss_real, self.loss_fake)
         self.k.copy_(k)  # in place: the graph reads it where it is
