@@ -139,7 +139,7 @@ class Watch(Section):
     more or `grace` steps are over; or k at 0 or 1 for `patience` looks; or losses that are NaN."""
     grace: PositiveInt | None = None
     """Steps in which faces may be alike; default: a fifth of the steps."""
-    patience: PositiveInt = 20
+    patience: PositiveInt = 10
     """Looks in a row that find k at 0, or at 1, until that is a collapse."""
     on_collapse: Literal["stop", "rollback", "warn"] = "stop"
     """stop: the stage fails. rollback: on from the most varied checkpoint kept, at half the
