@@ -141,6 +141,20 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     add("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
     invert.set_defaults(command=_bench, what="invert")
 
+    text = "train BEGAN in plain PyTorch and in ours, interleaved, and compare times"
+    train = benches.add_parser("train", help=text, description=text)
+    add = train.add_argument
+    config = "default: that of configs/began-quick.yaml, on a GPU of began-128.yaml"
+    add("--resolution", type=_positive, help=f"of the faces ({config})")
+    for name in ("width", "levels"):
+        add(f"--{name}", type=_positive, help=f"of the networks ({config})")
+    add("--batch", type=_positive, help=f"faces of a step ({config})")
+    add("--loss", choices=("l1", "l2"), help=f"of a pixel ({config})")
+    add("--json", type=Path, metavar="FILE", help="write all figures")
+    add("--curves", action="store_true", help="compare losses too, of 3 seeds: minutes on a CPU")
+    add("--figure", type=Path, metavar="FILE", help="draw them (.png, .svg); implies --curves")
+    train.set_defaults(command=_bench, what="train")
+
     text = "invert a store of faces in a job of its own, and compare its rate with the bare core's"
     stage = benches.add_parser("stage", help=text, description=text)
     stage.add_argument("--rows", type=_positive, default=20_000, help="how many faces (20000)")

@@ -1,16 +1,23 @@
 """The benchmark counts what it says, and runs."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
+from torch.utils.flop_counter import FlopCounterMode
 
 from distfacegan import cli, spec
-from distfacegan.bench import command, figure, invert, storage
+from distfacegan.bench import command, figure, invert, losses, roofline, storage, subjects, train
 from distfacegan.bench.curves import Curve
-from distfacegan.bench.roofline import step_bytes, step_flops
-from distfacegan.core.networks import Generator
+from distfacegan.bench.plain_began import PlainBegan
+from distfacegan.bench.roofline import step_bytes, step_flops, training_flops
+from distfacegan.core.began import BeganTrainer
+from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError
 from distfacegan.store import networks
 
@@ -149,3 +156,124 @@ def test_a_place_that_gives_back_other_rows_is_no_place_for_runs(tmp_path, monke
     monkeypatch.setattr(storage.latents, "read", lambda group, array, rows: np.zeros(1))
     with pytest.raises(DistfaceganError, match="does not give back what was written"):
         storage.measure(tmp_path, 1)
+
+
+TINY = {"resolution": 8, "latent_dim": 5, "width": 2, "levels": 2}
+
+
+def test_the_plain_step_is_ours_when_both_draw_one_z():
+    torch.set_default_dtype(torch.float64)
+    try:
+        settings = {"learning_rate": 0.003, "lambda_k": 0.5, "gamma": 0.7, "loss": "l1"}
+        ours = BeganTrainer(**TINY, steps=9, seed=0, **settings)
+        plain = PlainBegan(ours)
+        random = torch.Generator().manual_seed(0)
+        for _ in range(4):
+            faces = torch.rand(3, 3, 8, 8, generator=random) * 2 - 1
+            z = torch.rand(3, 5, generator=random) * 2 - 1
+            ours.step(faces, z)
+            plain.step(faces, z, z)
+            assert plain.k == pytest.approx(ours.k.item(), rel=1e-9)
+            assert plain.m_global == pytest.approx(ours.m_global.item(), rel=1e-9)
+        assert plain.k > 0.01  # so that the fake half of L_D was there
+        for name in ("generator", "discriminator"):
+            found, expected = (getattr(way, name).state_dict() for way in (plain, ours))
+            torch.testing.assert_close(found, expected)
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_operations_of_a_training_step_are_counted_by_hand():
+    # G: fully connected 5 -> 32; 2 -> 2 channels, of 9 numbers, at 4, 4, 8 and 8 pixels; to RGB.
+    stem, to_rgb = 5 * 32, 9 * 2 * 3 * 64
+    plain_g = stem + 36 * (2 * 16 + 2 * 64) + to_rgb
+    our_g = stem + 36 * (2 * 16 + (4 / 9 + 1) * 64) + to_rgb
+    # The encoder: from RGB; twice 2 -> 2 at 8; 2 -> 4 of one number, after the pooling or before
+    # it; twice 4 -> 4 at 4; fully connected 64 -> 5.
+    from_rgb = 9 * 3 * 2 * 64
+    encoder = from_rgb + 2 * 36 * 64 + 2 * 9 * 16 * 16 + 64 * 5
+    plain_d, our_d = encoder + 8 * 64 + plain_g, encoder + 8 * 16 + our_g
+    network = Discriminator(**TINY)
+    ours = 2 * (3 * our_g - stem + 6 * our_d - from_rgb)
+    assert training_flops(network) == pytest.approx(ours)
+    plain = 2 * (4 * plain_g - stem + 9 * plain_d - 2 * from_rgb)
+    assert training_flops(network, plain=True) == pytest.approx(plain)
+
+
+def test_operations_of_a_training_step_are_those_that_pytorch_counts():
+    trainer = BeganTrainer(**TINY | {"resolution": 16, "levels": 3}, steps=9, seed=0)
+    plain = PlainBegan(trainer)
+    faces, z = torch.rand(3, 3, 16, 16), torch.rand(3, 5)
+    for form, step in ((False, trainer.step), (True, plain.step)):
+        with FlopCounterMode(display=False) as counter:
+            step(faces, z, z) if form else step(faces, z)
+        counted = training_flops(trainer.discriminator, plain=form)
+        assert counted == pytest.approx(counter.get_total_flops() / 3)
+
+
+@pytest.mark.parametrize(("name", "found"), [("quick", train.QUICK), ("128", train.PAPER)])
+def test_the_training_that_is_measured_is_that_of_the_configs(name, found):
+    file = Path(__file__).parents[1] / "configs" / f"began-{name}.yaml"
+    config = yaml.safe_load(file.read_text())
+    assert found.items() <= config.items()
+    assert config["latent_dim"] == train.LATENT_DIM
+    if name == "quick":
+        assert losses.HYPERPARAMETERS.items() <= config.items()
+
+
+def test_ways_of_training_are_compared_printed_written_and_drawn(monkeypatch, capsys, tmp_path):
+    for name, value in {"WARM_UP": 1, "ROUNDS": 2, "ROUND_S": 0.001}.items():
+        monkeypatch.setattr(train, name, value)
+    monkeypatch.setattr(roofline, "REPEATS", 1)
+    for name, value in {"STEPS": 6, "WINDOW": 2, "SEEDS": 2}.items():
+        monkeypatch.setattr(losses, name, value)
+    noise = torch.rand(20, 3, 16, 16) * 2 - 1
+    monkeypatch.setattr(subjects, "faces", lambda photos, count, resolution: noise)
+    monkeypatch.setattr(torch, "compile", lambda function: function)  # which takes a minute
+    options = ["--resolution", "16", "--width", "4", "--batch", "3", "--loss", "l2"]
+    files = ["--json", str(tmp_path / "a.json"), "--figure", str(tmp_path / "a.png")]
+    assert cli.main(["bench", "train", *options, *files]) == 0
+    printed = capsys.readouterr().out
+    assert "16 px, width 4, 2 levels, l2" in printed
+    assert "ours and plain differ by at most" in printed
+    written = json.loads((tmp_path / "a.json").read_text())
+    ways = written["ways"]
+    assert list(ways)[:3] == ["plain", "ours", "ours, compiled"]
+    assert ways["plain"]["times_plain"] == 1.0
+    for way in ways.values():
+        ratio = way["images_per_s"] / ways["plain"]["images_per_s"]
+        assert way["times_plain"] == pytest.approx(ratio)
+        assert way["ms_fastest"] <= way["ms_per_step"] <= way["ms_slowest"]
+        assert way["share_of_peak"] is None or 0 < way["share_of_peak"] < 1
+    assert len(written["losses"]["curves"]["ours"]) == 2
+    assert (tmp_path / "a.png").stat().st_size > 1000
+
+
+def test_losses_are_compared_in_windows():
+    plain = torch.tensor([[1.0, 3.0, 1.0, 1.0], [2.0, 4.0, 1.0, 2.0]])
+    ours = torch.tensor([[2.0, 3.0, 1.0, 1.0], [2.0, 3.0, 2.0, 2.0]])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(losses, "WINDOW", 2)
+        found = losses.compare(plain, ours)
+    # Means of windows: plain 2, 3 and 1, 1.5; ours 2.5, 2.5 and 1, 2.
+    assert found["curves"]["plain"] == [[2.0, 1.0], [3.0, 1.5]]
+    assert (found["largest_difference"], found["in_window"]) == (0.25, 1)
+    assert (found["plain_there"], found["spread_there"], found["spread_median"]) == (1.25, 0.5, 0.5)
+    assert (found["windows_within_spread"], found["windows"]) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--resolution", "30", "--levels", "3"], "resolution 30 cannot be halved 2 times"),
+        (["--figure", "a.xyz"], "a.xyz: a figure is one of"),
+    ],
+)
+def test_a_training_that_cannot_be_is_refused(options, words, capsys):
+    assert cli.main(["bench", "train", *options]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_training_is_measured_without_ray():
+    code = "import sys; sys.modules['ray'] = None; import distfacegan.bench.command"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=100)

@@ -1,4 +1,4 @@
-"""The figure of `distfacegan bench invert`: loss against generator steps, for every way."""
+"""The figures of `distfacegan bench`: losses against steps."""
 
 from __future__ import annotations
 
@@ -34,3 +34,19 @@ def draw(result: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{result['faces']} faces, {result['resolution']} px; dashed: within the box")
     axes.legend(frameon=False, fontsize=8)
     figure.savefig(path, dpi=150)
+
+
+def draw_training(result: dict[str, Any], path: Path) -> None:
+    """Draw the curves of a result of `losses.measure` into a file: thin seeds, thick means."""
+    figure = Figure(figsize=(5.6, 3.2), layout="constrained")
+    axes = figure.subplots()
+    for color, (name, curves) in zip(("C1", "C0"), result["curves"].items(), strict=True):
+        ends = [(i + 1) * result["window"] for i in range(len(curves[0]))]
+        for curve in curves:
+            axes.plot(ends, curve, color=color, linewidth=0.7, alpha=0.6)
+        mean = [sum(values) / len(values) for values in zip(*curves, strict=True)]
+        axes.plot(ends, mean, color=color, linewidth=1.8, label=name)
+    axes.set_xlabel("steps")
+    axes.set_ylabel(f"M_global, mean of {result['window']} steps")
+    axes.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
