@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from typing import Any
@@ -18,15 +19,19 @@ from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.progress import Progress
 from distfacegan.stages.telemetry import Telemetry
-from distfacegan.stages.training import Training, TrainingDivergedError, last_step
-from distfacegan.store import latents, metrics, networks, shards
+from distfacegan.stages.training import Training, last_step
+from distfacegan.store import files, latents, metrics, networks, shards
 from distfacegan.store.location import ObjectStoreError, remove_tree
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # of workers, in one run of the job
+MAX_FAILURES = 3  # one after the other, without a new checkpoint between them
+# A change of the number of workers costs a start of all of them, and the steps since the newest
+# checkpoint: where nodes join one by one, not more often than this.
+RESIZE_EVERY_S = 60.0
+START_TIMEOUT_S = 5.0  # for places that are there; Ray's 60 s are the wait after a lost node
 LOOK_BACK = 100  # lines of metrics among which the newest look at the faces is
 
 
@@ -53,29 +58,10 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     without = inputs(spec, run)["without_shards"]
     if not _any_face(run):
         raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
-    path, filesystem = cluster.storage(run.began / "ray")
-    cluster.require(section.workers, "began.workers", spec.device)
-    threads = cluster.cpus_each(section.workers)
-    trainer: Any = ray.train.torch.TorchTrainer(
-        _train_loop,  # type: ignore[arg-type]
-        train_loop_config={
-            "spec": spec,
-            "root": run.root,
-            "without_shards": without,
-            "threads": threads,
-        },
-        scaling_config=ray.train.ScalingConfig(
-            num_workers=section.workers,
-            use_gpu=cluster.device(spec.device) == "cuda",
-            resources_per_worker={"CPU": threads},
-        ),
-        run_config=ray.train.RunConfig(
-            name=f"{started:.0f}",
-            storage_path=path,
-            storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=MAX_FAILURES),
-        ),
-    )
+    if section.min_workers is None:
+        cluster.require(section.workers, "began.workers", spec.device)
+    else:
+        cluster.require(section.min_workers, "began.min_workers", spec.device)
     if without:
         log.warning("began: trains without the shards %s, which are not done", without)
     run.note("began", steps=section.steps)
@@ -91,25 +77,88 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     with telemetry, Progress("began", section.steps, "steps", initial=first) as progress:
         watch = _Watch(run, progress, telemetry, first)
         try:
-            diverged = cluster.off_main_thread(trainer.fit).return_value
-        except ray.train.TrainingFailedError as error:
-            raise _cause(error) from error
+            _train(spec, run, without)
         finally:
             watch.stop()
-    if diverged:
-        raise diverged
-    remove_tree(run.began / "ray")  # Ray's own account of a training that is over
+    remove_tree(run.began / "ray")
     run.end("began", finished=True, started=started, steps=section.steps - first)
     meta = networks.read_meta(run.began / weights.GENERATOR)
     return Outcome(f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}")
 
 
-def _train_loop(config: dict[str, Any]) -> TrainingDivergedError | None:
-    """Train, and return the error that no second attempt would mend."""
+def _train(spec: JobSpec, run: RunDirectory, without: list[int]) -> None:
+    """Train to the last step; after a failure that may pass, again from the newest checkpoint.
+
+    Raises what Ray says of the last failure when more than MAX_FAILURES brought no new checkpoint,
+    and at once an error of ours: no other attempt would mend it.
+    """
+    assert spec.began is not None
+    _, each = cluster.gpu_workers(None, spec.device)
+    threads = cluster.cpus_each(min(spec.began.workers, cluster.room(each)), spec.device)
+    config = {"spec": spec, "root": run.root, "without_shards": without, "threads": threads}
+    failures, reached = 0, last_step(run)
+    while True:
+        remove_tree(run.began / "ray")  # Ray's own account of an attempt that is over
+        try:
+            cluster.off_main_thread(_trainer(spec, run, config).fit)
+            return
+        except ray.train.TrainingFailedError as error:
+            causes = _failures(error)
+            for cause in causes:
+                if isinstance(cause, DistfaceganError):
+                    raise cause from error
+            before, reached = reached, last_step(run)
+            failures = 1 if reached > before else failures + 1
+            if failures > MAX_FAILURES:
+                raise
+            log.debug("began: %s", error)
+            log.warning(
+                "began: workers failed (%s); attempt %d of %d to get beyond step %d",
+                ", ".join(sorted({type(cause).__name__ for cause in causes})),
+                failures + 1,
+                MAX_FAILURES + 1,
+                reached,
+            )
+
+
+def _trainer(spec: JobSpec, run: RunDirectory, config: dict[str, Any]) -> Any:
+    """Return Ray's trainer; where the spec allows it, its number of workers follows the cluster."""
+    section = spec.began
+    assert section is not None
+    number: dict[str, Any] = {"num_workers": section.workers}
+    if section.min_workers is not None:
+        number["num_workers"] = (section.min_workers, section.workers)
+        number["elastic_resize_monitor_interval_s"] = RESIZE_EVERY_S
+        os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(START_TIMEOUT_S))
+    path, filesystem = cluster.storage(run.began / "ray")
+    trainer: Any = ray.train.torch.TorchTrainer(
+        _train_loop,
+        train_loop_config=config,
+        scaling_config=ray.train.ScalingConfig(
+            **number,
+            use_gpu=cluster.device(spec.device) == "cuda",
+            resources_per_worker={"CPU": config["threads"]},
+        ),
+        run_config=ray.train.RunConfig(
+            name="train",
+            storage_path=path,
+            storage_filesystem=filesystem,
+            failure_config=ray.train.FailureConfig(max_failures=0),  # `_train` counts them
+        ),
+    )
+    # An elastic training gets the places that Ray 2.60 keeps under the id of its run, and those of
+    # a driver that was killed are kept for some 200 s: under the same id they are ours.
+    same = files.digest(str(run.root).encode())
+    object.__setattr__(trainer.train_run_context, "run_id", same)
+    return trainer
+
+
+def _train_loop(config: dict[str, Any]) -> None:
+    """Train as one worker of those that there are now."""
     context = ray.train.get_context()
     spec = config["spec"]
     torch.set_num_threads(config["threads"])
-    training = Training(
+    Training(
         RunDirectory(config["root"]),
         spec.began,
         seed=spec.seed,
@@ -117,12 +166,7 @@ def _train_loop(config: dict[str, Any]) -> TrainingDivergedError | None:
         rank=context.get_world_rank(),
         world=context.get_world_size(),
         device=ray.train.torch.get_device(),
-    )
-    try:
-        training.run()
-    except TrainingDivergedError as error:
-        return error  # raised, it would make Ray try again
-    return None
+    ).run()
 
 
 class _Watch(threading.Thread):
@@ -173,11 +217,8 @@ def _any_face(run: RunDirectory) -> bool:
     return bool((latents.read(photos, "status") == Status.OK).any())
 
 
-def _cause(error: ray.train.TrainingFailedError) -> Exception:
-    """Return the error of ours that ended a training, or what Ray says of it."""
+def _failures(error: ray.train.TrainingFailedError) -> list[Exception]:
+    """Return the errors of the workers that failed, or what Ray says of it."""
     if isinstance(error, ray.train.WorkerGroupError):
-        for failure in error.worker_failures.values():
-            cause = getattr(failure, "cause", failure)
-            if isinstance(cause, DistfaceganError):
-                return cause
-    return error
+        return list(error.worker_failures.values())
+    return [error]

@@ -133,11 +133,17 @@ def _wait_for(workers: int, field: str) -> None:
         ray.util.remove_placement_group(places)
 
 
-def cpus_each(workers: int) -> int:
-    """Return the cores of one worker where `workers` share the cluster's, and those of a node."""
+def cpus_each(workers: int, on: Device) -> int:
+    """Return the most cores that each worker can have where `workers` find places; 1 at least."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    on_a_node = max(node.get("CPU", 0) // max(1, node.get("GPU", 0)) for node in nodes)
-    return max(1, min(_count("CPU") // workers, int(on_a_node)))
+    on_gpus = device(on) == "cuda"
+
+    def places(cores: int) -> float:
+        counts = ((node.get("CPU", 0) // cores, node.get("GPU", 0)) for node in nodes)
+        return sum(min(count) if on_gpus else count[0] for count in counts)
+
+    most = int(max(node.get("CPU", 0) for node in nodes))
+    return next((cores for cores in range(most, 1, -1) if places(cores) >= workers), 1)
 
 
 def off_main_thread(call: Callable[[], Result]) -> Result:
