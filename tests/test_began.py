@@ -273,3 +273,34 @@ def test_two_ranks_agree_with_each_other_and_with_one(tmp_path):
     k = first["optimizers"]["k"]
     torch.testing.assert_close(k, alone["optimizers"]["k"])
     assert k > 0
+
+
+def train_uneven_part(rank, num_ranks):
+    """Return the state after 50 steps of 16 faces, of which a rank has its part."""
+    trainer = BeganTrainer(**SMALL | {"steps": 50}, lambda_k=0.05)
+    mine = part_of_batch(16, rank, num_ranks)
+    for step in range(50):
+        faces, z = batch_of_step(step, 16)
+        trainer.step(faces[mine], z[mine], share=(mine.stop - mine.start) / 16)
+    return trainer.state()
+
+
+def train_as_uneven_rank(rank, num_ranks, directory):
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float64)
+    dist.init_process_group(
+        "gloo", init_method=f"file://{directory}/rendezvous", rank=rank, world_size=num_ranks
+    )
+    torch.save(train_uneven_part(rank, num_ranks), f"{directory}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_three_ranks_that_share_16_faces_train_as_one_does(double, tmp_path):
+    mp.spawn(train_as_uneven_rank, args=(3, tmp_path), nprocs=3)
+    first, *others = (torch.load(tmp_path / f"{rank}.pt") for rank in range(3))
+    for other in others:
+        assert_same_state(other, first)
+    alone = train_uneven_part(0, 1)
+    assert alone["optimizers"]["k"] > 0.01  # so that it has a part in the losses
+    for group, tensors in alone.items():
+        torch.testing.assert_close(first[group], tensors, rtol=1e-9, atol=1e-12)
