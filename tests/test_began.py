@@ -10,11 +10,9 @@ import torch.multiprocessing as mp
 from distfacegan.core.began import (
     BeganTrainer,
     Equilibrium,
-    latents_of_step,
-    part_of_batch,
     reconstruction_loss,
-    rows_of_step,
 )
+from distfacegan.core.order import latents_of_step, part_of_batch, rows_of_step
 from distfacegan.errors import CheckpointError
 from tests.syncs import CountSyncs
 

@@ -5,10 +5,11 @@ import copy
 import pytest
 import torch
 
-from distfacegan.core.began import BeganTrainer, latents_of_step
+from distfacegan.core.began import BeganTrainer
 from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.inversion import Inverter
 from distfacegan.core.networks import Generator
+from distfacegan.core.order import latents_of_step
 from distfacegan.core.surrogate import SurrogateTraining, draw_pictures
 
 pytestmark = [

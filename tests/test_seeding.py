@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import pytest
 
-from distfacegan.core.began import latents_of_step, rows_of_step
+from distfacegan.core.order import latents_of_step, rows_of_step
 from distfacegan.core.seeding import permutation, uniform_latents
 
 

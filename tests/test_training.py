@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from distfacegan.core.began import part_of_batch
+from distfacegan.core.order import part_of_batch
 from distfacegan.errors import RunDirectoryError
 from distfacegan.sources import open_source
 from distfacegan.stages import feed

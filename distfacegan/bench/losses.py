@@ -14,7 +14,8 @@ from torch import Tensor
 
 from distfacegan.bench import subjects
 from distfacegan.bench.plain_began import PlainBegan
-from distfacegan.core.began import BeganTrainer, latents_of_step, rows_of_step
+from distfacegan.core.began import BeganTrainer
+from distfacegan.core.order import latents_of_step, rows_of_step
 from distfacegan.core.seeding import uniform_latents
 
 log = logging.getLogger(__name__)

@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distfacegan.core.began import BeganTrainer, latents_of_step, rows_of_step
+from distfacegan.core.began import BeganTrainer
 from distfacegan.core.faces import crop_face, find_face
 from distfacegan.core.networks import Generator
+from distfacegan.core.order import latents_of_step, rows_of_step
 from distfacegan.core.pixels import to_images
 from distfacegan.core.seeding import permutation
 from distfacegan.errors import SourceError, UnreadablePhotoError

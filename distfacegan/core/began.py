@@ -9,13 +9,12 @@ import math
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
-import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from distfacegan.core.networks import Discriminator, Generator
-from distfacegan.core.seeding import permutation, uniform_latents
+from distfacegan.core.step_graph import StepGraph
 from distfacegan.errors import CheckpointError
 
 Scalar = TypeVar("Scalar", float, Tensor)
@@ -277,63 +276,6 @@ class BeganTrainer:
         step = self.num_steps if step is None else step
         done = min(max(step / (self.steps / 2) - 1.0, 0.0), 1.0)
         return self.learning_rate * self.learning_rate_scale * self.decay(done)
-
-
-class StepGraph:
-    """A function of tensors of fixed shapes on a GPU, captured once as a CUDA graph and replayed.
-
-    One launch does the work of hundreds: a small step no longer waits for the host.
-    """
-
-    WARM_UP = 3  # calls before the capture: they choose algorithms, compile, and allocate
-
-    def __init__(self, function: Callable[..., None]) -> None:
-        self._function, self._calls = function, 0
-        self._graph = torch.cuda.CUDAGraph()
-        self._stream = torch.cuda.Stream()
-        self._inputs: tuple[Tensor, ...] = ()
-
-    def __call__(self, *inputs: Tensor) -> None:
-        """Call the function, which returns nothing, on copies of the inputs."""
-        if not self._inputs:
-            self._inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
-        for own, given in zip(self._inputs, inputs, strict=True):
-            own.copy_(given)
-        self._calls += 1
-        if self._calls > self.WARM_UP:
-            if self._calls == self.WARM_UP + 1:
-                with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
-                    self._function(*self._inputs)
-            self._graph.replay()
-            return
-        self._stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(self._stream):
-            self._function(*self._inputs)
-        torch.cuda.current_stream().wait_stream(self._stream)
-
-
-def part_of_batch(batch: int, rank: int, world: int) -> slice:
-    """Return the places of a batch that are a rank's: as even as they can be, never none."""
-    return slice(batch * rank // world, batch * (rank + 1) // world)
-
-
-def rows_of_step(seed: int, step: int, batch: int, num_rows: int) -> np.ndarray:
-    """Return the rows of a step's batch, whatever the number of ranks: i64 [batch].
-
-    The steps walk through one endless row of epochs, each a permutation of all rows.
-    """
-    positions = np.arange(step * batch, (step + 1) * batch)
-    epochs = positions // num_rows
-    rows = [
-        permutation(seed, int(epoch), num_rows)[positions[epochs == epoch] % num_rows]
-        for epoch in np.unique(epochs)
-    ]
-    return np.concatenate(rows)
-
-
-def latents_of_step(seed: int, step: int, count: int, dim: int) -> np.ndarray:
-    """Return the latents of a step's batch, whatever the number of ranks: f32 [count, dim]."""
-    return uniform_latents(seed, range(step * count, (step + 1) * count), dim, stream="began")
 
 
 def _clip(k: Scalar) -> Scalar:

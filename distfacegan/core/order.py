@@ -1,9 +1,9 @@
-"""The order of faces too many to be shuffled as a whole: lanes that each walk through shards.
+"""What each step of a training sees, as a function of the seed and the step alone.
 
-A lane owns some places of every batch. In each epoch the shards, in a random order, are dealt to
-the lanes; a lane gives the faces of one shard after the other, each shard in an order of its own.
-So a worker needs the shards of its own lanes alone, and few at a time, and every face is seen once
-an epoch. All is a function of the seed and of how many faces each shard has.
+Faces are shuffled as a whole, or, where they are too many, walked through in lanes. A lane owns
+some places of every batch. In each epoch the shards, in a random order, are dealt to the lanes; a
+lane gives the faces of one shard after the other, each shard in an order of its own. So a worker
+needs the shards of its own lanes alone, and few at a time, and every face is seen once an epoch.
 """
 
 from __future__ import annotations
@@ -13,7 +13,31 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from distfacegan.core.seeding import permutation
+from distfacegan.core.seeding import permutation, uniform_latents
+
+
+def part_of_batch(batch: int, rank: int, world: int) -> slice:
+    """Return the places of a batch that are a rank's: as even as they can be, never none."""
+    return slice(batch * rank // world, batch * (rank + 1) // world)
+
+
+def rows_of_step(seed: int, step: int, batch: int, num_rows: int) -> np.ndarray:
+    """Return the rows of a step's batch, whatever the number of ranks: i64 [batch].
+
+    The steps walk through one endless row of epochs, each a permutation of all rows.
+    """
+    positions = np.arange(step * batch, (step + 1) * batch)
+    epochs = positions // num_rows
+    rows = [
+        permutation(seed, int(epoch), num_rows)[positions[epochs == epoch] % num_rows]
+        for epoch in np.unique(epochs)
+    ]
+    return np.concatenate(rows)
+
+
+def latents_of_step(seed: int, step: int, count: int, dim: int) -> np.ndarray:
+    """Return the latents of a step's batch, whatever the number of ranks: f32 [count, dim]."""
+    return uniform_latents(seed, range(step * count, (step + 1) * count), dim, stream="began")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -16,8 +16,7 @@ import torch
 import zarr
 from torch import Tensor
 
-from distfacegan.core.began import latents_of_step, part_of_batch, rows_of_step
-from distfacegan.core.order import Lane
+from distfacegan.core.order import Lane, latents_of_step, part_of_batch, rows_of_step
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.errors import RunDirectoryError
 from distfacegan.spec import Began

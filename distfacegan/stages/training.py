@@ -17,9 +17,10 @@ import torch
 import torch.distributed as dist
 
 from distfacegan import weights
-from distfacegan.core.began import BeganTrainer, part_of_batch
+from distfacegan.core.began import BeganTrainer
 from distfacegan.core.collapse import Plateau, Watchman
 from distfacegan.core.grids import encode, tile
+from distfacegan.core.order import part_of_batch
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import Began
 from distfacegan.stages.feed import Feed, StoredFaces
