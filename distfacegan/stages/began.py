@@ -83,7 +83,10 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     remove_tree(run.began / "ray")
     run.end("began", finished=True, started=started, steps=section.steps - first)
     meta = networks.read_meta(run.began / weights.GENERATOR)
-    return Outcome(f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}")
+    said = f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}"
+    if "diversity_ratio" in meta:
+        said += f", diversity {meta['diversity_ratio']:.2f} of the real faces'"
+    return Outcome(said)
 
 
 def _train(spec: JobSpec, run: RunDirectory, without: list[int]) -> None:
