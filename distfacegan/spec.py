@@ -133,7 +133,7 @@ class Watch(Section):
     """What is looked at on a fixed set of z while BEGAN trains, and what a collapse leads to."""
 
     every: PositiveInt = 1000
-    """Steps from one look to the next."""
+    """Steps from one look, and one picture of samples, to the next; checkpoints look as well."""
     min_diversity: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """A collapse: generated faces differ less than this share of what real ones do, once they had
     more or `grace` steps are over; or k at 0 or 1 for `patience` looks; or losses that are NaN."""
@@ -191,16 +191,16 @@ class Began(Section):
     compile: bool = False
     """Pass the networks through torch.compile: faster after a minute, needs a C++ compiler."""
     checkpoint_every: PositiveInt = 1000
-    """Steps between checkpoints and sample grids."""
+    """Steps between checkpoints; the newest three are kept."""
     metrics_every: PositiveInt = 100
-    """Steps between lines of metrics.jsonl."""
+    """Steps between lines of metrics.jsonl, which looks and checkpoints add to."""
     workers: PositiveInt = 1
     """Data-parallel workers; `batch` is split among them."""
     min_workers: PositiveInt | None = None
     """Train on as few as these where `workers` are not to be had; default: wait for all."""
     whole_gb: PositiveFloat = 16.0
     """Faces up to this size are shuffled as a whole and kept in the memory of every worker, its
-    GPU's if they fit; more are read shard by shard, from 16 shards at a time."""
+    GPU's if they leave half of it free; more are read shard by shard, from 16 shards at a time."""
     watch: Watch = Watch()
 
     @model_validator(mode="after")

@@ -29,6 +29,13 @@ def test_the_distance_is_0_from_itself_1_for_the_mean_face_and_blind_to_rotation
     )
 
 
+def test_codes_of_one_dimension_are_compared_and_codes_that_are_no_numbers_are_not():
+    real = codes(100_000, [0.0], [2.0])
+    # (1 - 0)^2 + (1 - 2)^2 over 2^2
+    assert encoder_distance(codes(100_000, [1.0], [1.0], 1), real) == pytest.approx(0.5, rel=0.03)
+    assert np.isnan(encoder_distance(np.full((5, 1), np.nan), real))
+
+
 def watchman(**memory):
     return Watchman(min_diversity=0.2, grace=1000, patience=3, **memory)
 

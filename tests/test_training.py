@@ -9,7 +9,7 @@ import torch
 from distfacegan.core.order import part_of_batch
 from distfacegan.errors import RunDirectoryError
 from distfacegan.sources import open_source
-from distfacegan.stages import feed
+from distfacegan.stages import began, feed
 from distfacegan.stages.feed import Feed, StoredFaces, memory_bytes
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
 from distfacegan.store import latents, metrics, networks
@@ -186,10 +186,35 @@ def test_a_collapse_stops_the_training_and_says_what_to_try(faces, tmp_path):
     assert [line["step"] for line in metrics.read(run.metrics)] == [5, 10]
 
 
+def test_a_collapse_before_the_first_checkpoint_says_that_there_is_none(faces, tmp_path):
+    watch = COLLAPSE | {"on_collapse": "rollback", "grace": 2, "every": 2}
+    run, section = began_run(tmp_path, faces, watch=watch)
+    with pytest.raises(TrainingDivergedError, match=r"at step 2.*no checkpoint yet to go back to"):
+        Training(run, section, seed=1, without_shards=[]).run()
+
+
+def test_pictures_that_are_not_numbers_have_no_diversity(faces, tmp_path):
+    run, section = began_run(tmp_path, faces)
+    training = Training(run, section, seed=1, without_shards=[])
+    with torch.no_grad():
+        training.trainer.generator.stem.bias[0] = float("nan")
+    assert training._look_at_faces() == {"diversity_ratio": 0.0}
+
+
+def test_a_stall_is_looked_for_as_often_when_a_training_goes_on(tmp_path):
+    specs = [
+        load_spec(tmp_path / str(i), began={"steps": 10, "metrics_every": every, "stall": stall})
+        for i, (every, stall) in enumerate([(5, None), (10, None), (5, 100), (10, 100)])
+    ]
+    settings = [began.settings(spec) for spec in specs]
+    assert settings[0] == settings[1]
+    assert settings[2] != settings[3]
+
+
 def test_a_collapse_may_be_gone_back_behind_at_half_the_rate(faces, tmp_path, caplog):
     watch = COLLAPSE | {"on_collapse": "rollback", "max_rollbacks": 2}
     run, section = began_run(tmp_path, faces, watch=watch)
-    with pytest.raises(TrainingDivergedError, match="it had gone back 2 times"):
+    with pytest.raises(TrainingDivergedError, match="this one went back 2 times"):
         Training(run, section, seed=1, without_shards=[]).run()
     rollbacks = json.loads((run.began / "rollbacks.json").read_text())
     assert [(r["step"], r["to"], r["learning_rate_scale"]) for r in rollbacks] == [

@@ -17,7 +17,10 @@ def encoder_distance(generated: np.ndarray, real: np.ndarray) -> float:
     The Frechet distance of two normal distributions, |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2)
     (Dowson and Landau, 1982), over tr(S2) of the real ones. The codes are those of D's encoder:
     this is ours, and not FID. 0 where the distributions agree; 1 is what a mean face would get.
+    NaN where a code is not finite.
     """
+    if not (np.isfinite(generated).all() and np.isfinite(real).all()):
+        return math.nan
     means = generated.mean(0), real.mean(0)
     spreads = _covariance(generated), _covariance(real)
     # tr (S1 S2)^1/2 = tr (S1^1/2 S2 S1^1/2)^1/2, whose matrix is symmetric.
@@ -29,7 +32,7 @@ def encoder_distance(generated: np.ndarray, real: np.ndarray) -> float:
 
 
 def _covariance(codes: np.ndarray) -> np.ndarray:
-    return np.cov(codes.astype(np.float64), rowvar=False)
+    return np.atleast_2d(np.cov(codes.astype(np.float64), rowvar=False))
 
 
 @dataclasses.dataclass

@@ -18,14 +18,17 @@ class StepGraph:
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function, self._calls = function, 0
-        self._graph = torch.cuda.CUDAGraph()
-        self._stream = torch.cuda.Stream()
         self._inputs: tuple[Tensor, ...] = ()
 
     def __call__(self, *inputs: Tensor) -> None:
         """Call the function, which returns nothing, on copies of the inputs."""
+        with torch.cuda.device(inputs[0].device):
+            self._call(*inputs)
+
+    def _call(self, *inputs: Tensor) -> None:
         if not self._inputs:
             self._inputs = tuple(torch.empty_like(tensor) for tensor in inputs)
+            self._graph, self._stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
         for own, given in zip(self._inputs, inputs, strict=True):
             own.copy_(given)
         self._calls += 1

@@ -26,6 +26,7 @@ from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
 from distfacegan.store import dataset, files, latents, metrics, shards
+from distfacegan.store.checkpoints import Checkpoints
 from distfacegan.store.location import Location, locate, numbered
 from distfacegan.store.run_directory import STAGES as ALL_STAGES
 from distfacegan.store.run_directory import RunDirectory
@@ -180,8 +181,7 @@ class Contents:
     @functools.cached_property
     def rollbacks(self) -> list[dict[str, Any]]:
         """The times that training went back to a checkpoint, oldest first."""
-        path = self.run.began / "rollbacks.json"
-        return files.read_json(path) if path.exists() else []
+        return Checkpoints(self.run).rollbacks()
 
     @property
     def samples(self) -> list[Location]:

@@ -40,6 +40,9 @@ def settings(spec: JobSpec) -> dict[str, Any]:
     assert spec.began is not None
     without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every", "watch"}
     decided = spec.began.model_dump(exclude=without)
+    if spec.began.stall is not None:  # it is looked for whenever metrics are written
+        every = (spec.began.metrics_every, spec.began.checkpoint_every, spec.began.watch.every)
+        decided["stall_looked_for_every"] = list(every)
     return {"seed": spec.seed, **decided}
 
 
@@ -66,6 +69,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
         log.warning("began: trains without the shards %s, which are not done", without)
     run.note("began", steps=section.steps)
     first = last_step(run)
+    metrics.truncate(run.metrics, first)
     telemetry = Telemetry(
         run,
         "began",

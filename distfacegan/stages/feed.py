@@ -26,6 +26,7 @@ from distfacegan.store.shards import Status
 
 LANES = 16
 READERS = 4  # threads that read shards
+BLOCK = 64  # faces shrunk at once: as floats they take four times their bytes, and more
 
 
 class StoredFaces:
@@ -49,14 +50,19 @@ class StoredFaces:
         """Return the faces of one of the shards that have some, u8 [n, r, r, 3]."""
         faces = latents.read(self._photos, "image", self._shards[number])[self._places[number]]
         side = self.resolution
-        return faces if faces.shape[1] == side else to_faces(to_images(faces, side))
+        if faces.shape[1] == side:
+            return faces
+        blocks = (faces[i : i + BLOCK] for i in range(0, len(faces), BLOCK))
+        return np.concatenate([to_faces(to_images(block, side)) for block in blocks])
 
     def sample(self, count: int, seed: int) -> np.ndarray:
         """Return at most `count` faces, always the same: u8 [n, r, r, 3], of 16 shards."""
         random = np.random.default_rng(seed)
         some = random.permutation(len(self._shards))[:LANES]
-        faces = np.concatenate([self.shard(int(number)) for number in some])
-        return faces[np.sort(random.permutation(len(faces))[:count])]
+        each = -(-count // len(some))
+        return np.concatenate(
+            [self.shard(i)[random.permutation(self.sizes[i])[:each]] for i in some.tolist()]
+        )[:count]
 
 
 class Feed:
@@ -154,7 +160,7 @@ class _Stream:
 
 
 def memory_bytes(section: Began, num_faces: int, shard_rows: int) -> tuple[int, bool]:
-    """Return the bytes of faces that a worker keeps, at most, and whether these are all faces."""
+    """Return about how many bytes of faces a worker keeps, and whether these are all faces."""
     face = section.resolution**2 * 3
     if num_faces * face <= section.whole_gb * 1e9:
         return num_faces * face, True

@@ -36,13 +36,15 @@ class Look:
         """Return the generated faces, u8 [512, r, r, 3], and what is measured of them.
 
         Real faces that are all the same, or one, are nothing to compare with: nothing is measured.
+        Pictures that are not numbers have no diversity.
         """
         generator = trainer.averaged or trainer.generator
         encoder = trainer.discriminator.encoder
-        faces, codes = [], []
+        faces, codes, finite = [], [], True
         with torch.inference_mode():
             for z in self._z.split(BATCH):
                 images = generator(z.to(trainer.device))
+                finite = finite and bool(images.isfinite().all())
                 faces.append(to_faces(images))
                 codes.append(_numpy(encoder(images)))
             of_real = [
@@ -52,6 +54,8 @@ class Look:
         made = np.concatenate(faces)
         if self._real_diversity == 0.0:
             return made, {}
+        if not finite:
+            return made, {"diversity_ratio": 0.0}
         found = {
             "diversity_ratio": diversity(made) / self._real_diversity,
             "encoder_distance": encoder_distance(np.concatenate(codes), np.concatenate(of_real)),

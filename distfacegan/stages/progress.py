@@ -56,7 +56,7 @@ class Progress:
 
     def _line(self, note: str) -> str:
         rate = (self._done - self._initial) / (time.monotonic() - self._started)
-        eta = (self._total - self._done) / rate if rate else float("inf")
+        eta = (self._total - self._done) / rate if rate > 0 else float("inf")
         done = f"{self._name}: {self._done} of {self._total} {self._unit}"
         return f"{done}, {rate:.1f}/s, ETA {_clock(eta)}" + (f", {note}" if note else "")
 

@@ -113,6 +113,8 @@ class Telemetry:
         Only some lines have what a watch of the training finds.
         """
         self._add("steps_total", steps)
+        self._workers = int(metrics.get("workers", self._workers))
+        self.workers(self._workers)
         self._set("images_per_second", metrics["images_per_s"])
         self._set("m_global", metrics["m_global"])
         self._set("k", metrics["k"])

@@ -26,8 +26,7 @@ from distfacegan.spec import Began
 from distfacegan.stages.feed import Feed, StoredFaces
 from distfacegan.stages.look import Look
 from distfacegan.store import metrics, networks
-from distfacegan.store.checkpoints import Checkpoints
-from distfacegan.store.location import Location
+from distfacegan.store.checkpoints import Checkpoints, Point
 from distfacegan.store.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ class Training:
         device: str | torch.device = "cpu",
     ) -> None:
         self._run, self._section, self._seed = run, section, seed
-        self._rank = rank
+        self._rank, self._world = rank, world
         mine = part_of_batch(section.batch, rank, world)
         self._share = (mine.stop - mine.start) / section.batch
         self.trainer = BeganTrainer(
@@ -120,7 +119,7 @@ class Training:
         if self._rank == 0:
             since, started = self._clock
             rate = (step - since) * self._section.batch / (time.time() - started)
-            found |= {"images_per_s": round(rate, 2), "time": time.time()}
+            found |= {"images_per_s": round(rate, 2), "workers": self._world, "time": time.time()}
             metrics.append(self._run.metrics, found)
         self._clock = step, time.time()
         if wrong is not None:
@@ -142,34 +141,36 @@ class Training:
             if self._rank == 0:
                 log.warning("began: step %d: %s", step, wrong)
             return
-        gone_back = len(self._checkpoints.rollbacks())
-        if watch.on_collapse == "rollback" and gone_back < watch.max_rollbacks:
-            scale = 0.5 * self.trainer.learning_rate_scale
-            found = self._as_rank_0(lambda: self._checkpoints.roll_back(step, wrong, scale))
-            if found is not None:
-                if self._rank == 0:
-                    log.warning("began: step %d: %s; back to step %s", step, wrong, found.name)
-                self._resume(found)
-                self._clock = self.trainer.num_steps, time.time()
-                return
+        advice = ", or this one with began.watch.on_collapse: rollback"
+        if watch.on_collapse == "rollback":
+            advice = f"; this one went back {self._num_rollbacks} times"
+            if self._num_rollbacks < watch.max_rollbacks:
+                scale = 0.5 * self.trainer.learning_rate_scale
+                point = self._as_rank_0(lambda: self._checkpoints.roll_back(step, wrong, scale))
+                if point is not None:
+                    self._resume(point)
+                    self._clock = self.trainer.num_steps, time.time()
+                    if self._rank == 0:
+                        back = self.trainer.num_steps
+                        log.warning("began: step %d: %s; back to step %d", step, wrong, back)
+                    return
+                advice = "; this one has no checkpoint yet to go back to"
         raise TrainingDivergedError(
-            f"BEGAN collapsed at step {step}: {wrong}; it had gone back {gone_back} times. "
-            f"Try another run with a larger began.gamma (it is {section.gamma}) or a lower "
-            f"began.learning_rate (it is {section.learning_rate}), or this one with "
-            "began.watch.on_collapse: rollback"
+            f"BEGAN collapsed at step {step}: {wrong}. Try another run with a larger began.gamma "
+            f"(it is {section.gamma}) or a lower began.learning_rate (it is "
+            f"{section.learning_rate}){advice}"
         )
 
-    def _resume(self, checkpoint: Location | None) -> None:
-        """Take the state of a checkpoint, None for the beginning."""
-        watch = self._section.watch
-        memory: dict[str, Any] = {"watchman": {}, "plateau": {}}
-        if checkpoint is not None:
-            meta = networks.read_meta(checkpoint)
+    def _resume(self, point: Point) -> None:
+        """Go on from a checkpoint, or from the beginning."""
+        watch, self._num_rollbacks = self._section.watch, point.num_rollbacks
+        if point.checkpoint is not None:
             groups = self.trainer.state_groups
-            self.trainer.load_state({name: networks.load(checkpoint, name) for name in groups})
-            for rollback in self._checkpoints.rollbacks()[meta["rollbacks"] :]:
-                self.trainer.learning_rate_scale = rollback["learning_rate_scale"]
-            memory = meta["memory"]
+            states = {name: networks.load(point.checkpoint, name) for name in groups}
+            self.trainer.load_state(states)
+        if point.learning_rate_scale is not None:
+            self.trainer.learning_rate_scale = point.learning_rate_scale
+        memory = point.meta.get("memory", {"watchman": {}, "plateau": {}})
         self._watchman = Watchman(
             min_diversity=watch.min_diversity,
             grace=watch.grace or self._section.steps // 5,

@@ -7,6 +7,7 @@ goes on, and is as good as deleted.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +17,16 @@ from distfacegan.store.networks import State
 from distfacegan.store.run_directory import RunDirectory
 
 KEEP = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """Where a training goes on."""
+
+    checkpoint: Location | None  # None: at the beginning
+    meta: Mapping[str, Any]  # the checkpoint's
+    num_rollbacks: int  # until now
+    learning_rate_scale: float | None  # of a rollback to here; None: the checkpoint's own
 
 
 class Checkpoints:
@@ -41,8 +52,8 @@ class Checkpoints:
             )
         ]
 
-    def resume(self) -> Location | None:
-        """Return the newest checkpoint, after deleting what is later than it."""
+    def resume(self) -> Point:
+        """Return the newest checkpoint, after deleting what is later than it. For rank 0 alone."""
         kept = self.kept()
         step = int(kept[-1].name) if kept else 0
         for path in networks.checkpoints(self._folder):
@@ -52,7 +63,11 @@ class Checkpoints:
             if int(path.stem) > step:
                 path.unlink(missing_ok=True)
         metrics.truncate(self._metrics, step)
-        return kept[-1] if kept else None
+        meta = networks.read_meta(kept[-1]) if kept else {}
+        rollbacks = self.rollbacks()
+        later = rollbacks[meta.get("rollbacks", 0) :]
+        scale = later[-1]["learning_rate_scale"] if later else None
+        return Point(kept[-1] if kept else None, meta, len(rollbacks), scale)
 
     def write(self, step: int, states: Mapping[str, State], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step; the newest three are kept."""
@@ -64,8 +79,8 @@ class Checkpoints:
         """Write a picture of what the generator makes at a step."""
         files.write_bytes(self._samples / f"{step:08d}.png", grid)
 
-    def roll_back(self, step: int, reason: str, learning_rate_scale: float) -> Location | None:
-        """Go back to the most varied checkpoint and return it; None where there is none."""
+    def roll_back(self, step: int, reason: str, learning_rate_scale: float) -> Point | None:
+        """Go back to the most varied checkpoint; None where there is none. For rank 0 alone."""
         kept = self.kept()
         if not kept:
             return None
