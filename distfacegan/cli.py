@@ -151,7 +151,11 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     add("--batch", type=_positive, help=f"faces of a step ({config})")
     add("--loss", choices=("l1", "l2"), help=f"of a pixel ({config})")
     add("--json", type=Path, metavar="FILE", help="write all figures")
-    add("--curves", action="store_true", help="compare losses too, of 3 seeds: minutes on a CPU")
+    add(
+        "--curves",
+        action="store_true",
+        help="compare losses too, of 3 seeds (8 minutes on two cores)",
+    )
     add("--figure", type=Path, metavar="FILE", help="draw them (.png, .svg); implies --curves")
     train.set_defaults(command=_bench, what="train")
 
