@@ -115,15 +115,7 @@ class BeganTrainer:
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if ema else None
         # One Adam for both: its update of a number depends on that number's gradient alone.
         self.rate = torch.tensor(learning_rate, device=self.device)
-        self.adam = torch.optim.Adam(
-            self.networks.parameters(), lr=self.rate, betas=betas, fused=True
-        )
-        for parameter in self.networks.parameters():  # what Adam would only make at its first step
-            self.adam.state[parameter] = {
-                "step": torch.zeros((), device=self.device),
-                "exp_avg": torch.zeros_like(parameter),
-                "exp_avg_sq": torch.zeros_like(parameter),
-            }
+        self.adam = _adam(self.networks, self.rate, betas)
         self.num_steps = 0
         self.k, self.loss_real, self.loss_fake, self.m_global = torch.zeros(4, device=self.device)
         self._m_global_sum, self._since = torch.zeros((), device=self.device), 0
@@ -276,6 +268,18 @@ class BeganTrainer:
         step = self.num_steps if step is None else step
         done = min(max(step / (self.steps / 2) - 1.0, 0.0), 1.0)
         return self.learning_rate * self.learning_rate_scale * self.decay(done)
+
+
+def _adam(networks: nn.Module, rate: Tensor, betas: tuple[float, float]) -> torch.optim.Adam:
+    """Return an Adam that has what it would only make at its first step."""
+    adam = torch.optim.Adam(networks.parameters(), lr=rate, betas=betas, fused=True)
+    for parameter in networks.parameters():
+        adam.state[parameter] = {
+            "step": torch.zeros((), device=rate.device),
+            "exp_avg": torch.zeros_like(parameter),
+            "exp_avg_sq": torch.zeros_like(parameter),
+        }
+    return adam
 
 
 def _clip(k: Scalar) -> Scalar:
