@@ -139,19 +139,11 @@ class Encoder(nn.Module):
 class Discriminator(nn.Module):
     """BEGAN's discriminator D: an autoencoder, judged by how well it reconstructs."""
 
-    def __init__(
-        self,
-        *,
-        resolution: int,
-        latent_dim: int = 64,
-        width: int = 64,
-        levels: int = 4,
-        skip_connections: bool = False,
-    ) -> None:
+    def __init__(self, *, skip_connections: bool = False, **shape: Any) -> None:
+        """Draw the weights; `shape` is what `Encoder` takes, and `Generator`."""
         super().__init__()
-        shape = {"resolution": resolution, "latent_dim": latent_dim, "width": width}
-        self.encoder = Encoder(**shape, levels=levels)
-        self.decoder = Generator(**shape, levels=levels, skip_connections=skip_connections)
+        self.encoder = Encoder(**shape)
+        self.decoder = Generator(**shape, skip_connections=skip_connections)
 
     def forward(self, v: Tensor) -> Tensor:
         """Return the reconstruction D(v) of images [B, 3, R, R]."""
