@@ -6,19 +6,12 @@ and the JSON schema that editors complete from (jobs/job.schema.json).
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     NonNegativeFloat,
-    PlainSerializer,
-    PlainValidator,
     PositiveFloat,
     PositiveInt,
     ValidationInfo,
@@ -28,48 +21,8 @@ from pydantic import (
 )
 
 from distfacegan.core.inversion import RECIPES
-from distfacegan.store.location import LIKE_A_URL, Location, ObjectPath, locate
+from distfacegan.settings import Section, Share, SpecPath, StorePath, Workers
 from distfacegan.store.run_directory import STAGES
-
-
-def _resolve(path: Path, info: ValidationInfo) -> Path:
-    """Take relative paths from the folder of the spec, so that a job means the same anywhere."""
-    folder = (info.context or {}).get("folder", Path())
-    try:
-        return Path(os.path.normpath(Path(folder, path.expanduser()).absolute()))
-    except RuntimeError as error:  # no such user
-        raise ValueError(f"{path}: {error}") from None
-
-
-def _locate(value: Any, info: ValidationInfo) -> Location:
-    """Take a URL of an object store as it is, and a path as `_resolve` does."""
-    if isinstance(value, ObjectPath) or (isinstance(value, str) and LIKE_A_URL.match(value)):
-        return locate(value)
-    if not isinstance(value, str | Path):
-        raise ValueError("a path or a URL is needed")
-    return _resolve(Path(value), info)
-
-
-SpecPath = Annotated[Path, AfterValidator(_resolve)]
-StorePath = Annotated[
-    Location,
-    PlainValidator(_locate),
-    PlainSerializer(str, when_used="json"),
-    WithJsonSchema({"type": "string", "format": "path"}),
-]
-Share = Annotated[float, Field(gt=0, lt=0.5)]
-Workers = Annotated[
-    PositiveInt | None,
-    Field(description="Ray workers; default: one per GPU, or what the cores allow."),
-]
-
-
-class Section(BaseModel):
-    """A part of a spec: unknown keys are errors, values do not change."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
-    )
 
 
 class CelebASource(Section):
@@ -319,23 +272,21 @@ LGenDecay = Literal["constant", "cosine"]
 class Search(Section):
     """The variants of L-Gen that Ray Tune chooses from; each a list of values."""
 
-    depth: Annotated[list[PositiveInt], Field(min_length=1)] = [2, 3, 4]
+    depth: list[PositiveInt] = Field(default=[2, 3, 4], min_length=1)
     """Hidden layers."""
-    width: Annotated[list[PositiveInt], Field(min_length=1)] = [64, 128, 256, 512]
+    width: list[PositiveInt] = Field(default=[64, 128, 256, 512], min_length=1)
     """Nodes of a hidden layer."""
-    activation: Annotated[list[Literal["relu", "elu", "silu", "tanh"]], Field(min_length=1)] = [
-        "relu",
-        "elu",
-        "silu",
-    ]
+    activation: list[Literal["relu", "elu", "silu", "tanh"]] = Field(
+        default=["relu", "elu", "silu"], min_length=1
+    )
     """Nonlinearity of the hidden layers."""
-    learning_rate: Annotated[list[PositiveFloat], Field(min_length=1)] = [1e-4, 3e-4, 1e-3, 3e-3]
+    learning_rate: list[PositiveFloat] = Field(default=[1e-4, 3e-4, 1e-3, 3e-3], min_length=1)
     """Adam's."""
-    learning_rate_decay: Annotated[list[LGenDecay], Field(min_length=1)] = ["constant", "cosine"]
+    learning_rate_decay: list[LGenDecay] = Field(default=["constant", "cosine"], min_length=1)
     """To zero, over the whole training."""
-    weight_decay: Annotated[list[NonNegativeFloat], Field(min_length=1)] = [0.0, 0.3, 1.0]
+    weight_decay: list[NonNegativeFloat] = Field(default=[0.0, 0.3, 1.0], min_length=1)
     """Decoupled from the gradient (AdamW)."""
-    batch: Annotated[list[PositiveInt], Field(min_length=1)] = [16, 64, 256]
+    batch: list[PositiveInt] = Field(default=[16, 64, 256], min_length=1)
     """Rows of a training step."""
 
 
