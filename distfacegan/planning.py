@@ -9,12 +9,10 @@ from typing import Any
 from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, SourceError
 from distfacegan.pipeline import MODULES
-from distfacegan.sources import open_source
-from distfacegan.spec import Began, CelebASource, Invert, JobSpec, ProceduralSource
+from distfacegan.spec import Began, Invert, JobSpec
 from distfacegan.stages.feed import memory_bytes
 from distfacegan.store.run_directory import RunDirectory
 
-CELEBA_PHOTOS = 202_599
 # What one GPU does, for the estimate of GPU hours: a third of the 790 TFLOP/s that an H200's bf16
 # matrix product was measured at for the long batches of the inversion, a tenth for training.
 INVERSION_FLOPS = 2.6e14
@@ -67,17 +65,14 @@ def _photos(spec: JobSpec) -> tuple[int | None, str]:
     if spec.ingest is None:
         return None, "those of the run directory"
     source = spec.ingest.source
-    if isinstance(source, ProceduralSource):
-        return source.count, f"{source.count:,} procedural faces, drawn as they are read"
     try:
-        count = len(open_source(**source.model_dump(), seed=spec.seed).keys)
+        count = source.num_photos(spec.seed)
     except SourceError:
-        if source.path.exists():
+        if source.is_here():
             raise
-        if isinstance(source, CelebASource):
-            return CELEBA_PHOTOS, f"CelebA's {CELEBA_PHOTOS:,} are assumed"
-        return None, "not known"
-    return count, f"{count:,} at {source.path}"
+        assumed = source.assumed_count
+        return assumed, "not known" if assumed is None else f"{assumed:,} are assumed"
+    return count, source.describe(count)
 
 
 def _ingest(spec: JobSpec, rows: int | None) -> str:

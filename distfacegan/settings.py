@@ -1,22 +1,31 @@
-"""What every part of a spec is built from: a strict section, paths, common fields."""
+"""What every part of a spec is built from: strict sections, paths, fields that choose a kind."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
     PlainSerializer,
     PlainValidator,
     PositiveInt,
+    SerializerFunctionWrapHandler,
+    TypeAdapter,
     ValidationInfo,
     WithJsonSchema,
+    model_serializer,
+    model_validator,
 )
+from pydantic_core import CoreSchema, core_schema
 
 from distfacegan.store.location import LIKE_A_URL, Location, ObjectPath, locate
 
@@ -59,3 +68,145 @@ class Section(BaseModel):
     model_config = ConfigDict(
         extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False
     )
+
+    has_config: ClassVar[bool] = False
+    """The key `config` may name a file that holds keys of this section."""
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe the section as it is written, in which `config` is allowed too."""
+        written = handler(schema)
+        if cls.has_config:
+            handler.resolve_ref_schema(written)["properties"]["config"] = {
+                "type": "string",
+                "description": "File with keys of this section; keys beside it take precedence.",
+            }
+        return written
+
+
+@dataclasses.dataclass(frozen=True)
+class OneOf:
+    """Marks a field that holds the settings of one of several kinds, told apart by `kind`.
+
+    The settings of a kind are a Section or a frozen dataclass of the standard library.
+    """
+
+    kinds: Mapping[str, type]
+
+    def fields(self, kind: str) -> list[str]:
+        """Return the keys of a kind, `kind` among them."""
+        settings: Any = self.kinds[kind]
+        if issubclass(settings, BaseModel):
+            return list(settings.model_fields)
+        return [field.name for field in dataclasses.fields(settings)]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Accept settings of the kind that is named; the field's own annotation is for mypy."""
+        choices = {kind: handler.generate_schema(each) for kind, each in self.kinds.items()}
+        return core_schema.with_info_after_validator_function(
+            _resolve_paths, core_schema.tagged_union_schema(choices, "kind")
+        )
+
+
+def _resolve_paths(settings: Any, info: ValidationInfo) -> Any:
+    """Resolve the paths of a dataclass; a Section has resolved its own."""
+    if isinstance(settings, BaseModel):
+        return settings
+    paths = {name: value for name, value in vars(settings).items() if isinstance(value, Path)}
+    resolved = {name: _resolve(path, info) for name, path in paths.items()}
+    return dataclasses.replace(settings, **resolved)
+
+
+class Choosing(Section):
+    """A section in which one field names a kind, and the keys of that kind stand beside it.
+
+    `{detector: onnx, model: FILE, min_score: 0.5}` reads as
+    `{detector: {kind: onnx, model: FILE}, min_score: 0.5}`, and is written as the former.
+    """
+
+    chooses: ClassVar[str]
+    """The field, which is marked with OneOf."""
+
+    @classmethod
+    def one_of(cls) -> OneOf:
+        """Return the kinds that can be chosen."""
+        [found] = [m for m in cls.model_fields[cls.chooses].metadata if isinstance(m, OneOf)]
+        return found
+
+    @classmethod
+    def keys_of_kinds(cls) -> dict[str, list[str]]:
+        """Return every key that may stand beside, with the kinds that have it."""
+        found: dict[str, list[str]] = {}
+        for kind in cls.one_of().kinds:
+            for key in cls.one_of().fields(kind):
+                if key != "kind":
+                    found.setdefault(key, []).append(kind)
+        return found
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather(cls, section: Any) -> Any:
+        """Move the keys of the kind into the field. Null for a key of another kind says nothing."""
+        if not isinstance(section, dict):
+            return section
+        given = section.get(cls.chooses, cls.model_fields[cls.chooses].default.kind)
+        chosen = {"kind": given} if isinstance(given, str) else given
+        if not isinstance(chosen, dict):
+            return section
+        rest, moved = dict(section), {}
+        for key, kinds in cls.keys_of_kinds().items():
+            if key not in rest:
+                continue
+            value = rest.pop(key)
+            if chosen.get("kind") in kinds:
+                moved[key] = value
+            elif value is not None and chosen.get("kind") in cls.one_of().kinds:
+                raise ValueError(
+                    f"{cls.chooses} {chosen['kind']} has no key `{key}`; {' and '.join(kinds)} has"
+                )
+        return rest | {cls.chooses: chosen | moved}
+
+    @model_serializer(mode="wrap")
+    def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Put the keys of the kind beside the field again."""
+        written = handler(self)
+        chosen = written.pop(self.chooses)
+        return {self.chooses: chosen.pop("kind"), **chosen, **written}
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe the section as it is written."""
+        written = super().__get_pydantic_json_schema__(schema, handler)
+        properties = handler.resolve_ref_schema(written)["properties"]
+        kinds = {k: TypeAdapter(each).json_schema() for k, each in cls.one_of().kinds.items()}
+        about = [properties[cls.chooses].get("description", "")]
+        about += [f"{kind}: {each['description']}" for kind, each in kinds.items()]
+        properties[cls.chooses] = {
+            "enum": list(kinds),
+            "default": cls.model_fields[cls.chooses].default.kind,
+            "description": "\n".join(about),
+        }
+        for key, having in cls.keys_of_kinds().items():
+            properties[key] = _merged({kind: kinds[kind]["properties"][key] for kind in having})
+        return written
+
+
+def _merged(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the schema of a key that several kinds have."""
+    variants: list[Any] = []
+    for each in schemas.values():
+        for variant in each.get("anyOf", [_without(each, "title", "description", "default")]):
+            if variant not in variants:
+                variants.append(variant)
+    about = "\n".join(f"{kind}: {each['description']}" for kind, each in schemas.items())
+    return {**(variants[0] if len(variants) == 1 else {"anyOf": variants}), "description": about}
+
+
+def _without(schema: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in schema.items() if name not in names}

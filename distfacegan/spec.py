@@ -6,7 +6,7 @@ and the JSON schema that editors complete from (jobs/job.schema.json).
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     BeforeValidator,
@@ -21,41 +21,15 @@ from pydantic import (
 )
 
 from distfacegan.core.inversion import RECIPES
-from distfacegan.settings import Section, Share, SpecPath, StorePath, Workers
+from distfacegan.settings import OneOf, Section, Share, SpecPath, StorePath, Workers
+from distfacegan.sources import SOURCES, SourceSection
 from distfacegan.store.run_directory import STAGES
-
-
-class CelebASource(Section):
-    """The CelebA archive img_align_celeba.zip, or the folder that it unpacks to."""
-
-    kind: Literal["celeba"]
-    path: SpecPath
-    """The archive or the folder; list_landmarks_align_celeba.txt beside it is used if present."""
-
-
-class FolderSource(Section):
-    """Every image below a folder, with 300-W .pts annotations beside them where present."""
-
-    kind: Literal["folder"]
-    path: SpecPath
-    """The folder."""
-
-
-class ProceduralSource(Section):
-    """Faces drawn by the project itself, with exact landmarks; nothing to download."""
-
-    kind: Literal["procedural"]
-    count: PositiveInt
-    """How many faces to draw."""
-
-
-Source = Annotated[CelebASource | FolderSource | ProceduralSource, Field(discriminator="kind")]
 
 
 class Ingest(Section):
     """Photos to cropped faces: OpenCV's frontal face cascade, largest face, crop, resize."""
 
-    source: Source
+    source: Annotated[SourceSection, OneOf(SOURCES)]
     """Where the photos come from."""
     resolution: Annotated[int, Field(ge=16, le=1024, multiple_of=8)] = 128
     """Side of a face in pixels (R)."""
@@ -103,6 +77,8 @@ class Watch(Section):
 
 class Began(Section):
     """BEGAN's training (section II); `config` names a file of these keys to start from."""
+
+    has_config: ClassVar[bool] = True
 
     resolution: Annotated[int, Field(ge=8, le=1024)] = 128
     """Side of a generated face in pixels; the faces' own, or that over a whole number."""
@@ -296,6 +272,8 @@ class LGen(Section):
     The network of Table I is always the first trial.
     """
 
+    has_config: ClassVar[bool] = True
+
     depth: PositiveInt = 3
     """Hidden layers (Table I)."""
     width: PositiveInt = 128
@@ -384,13 +362,8 @@ class JobSpec(Section):
 
 
 def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a spec as written, in which `config` is allowed too."""
+    """Return the JSON schema of a spec as it is written."""
     schema = JobSpec.model_json_schema()
-    for name in ("Began", "LGen"):
-        schema["$defs"][name]["properties"]["config"] = {
-            "type": "string",
-            "description": "File with keys of this section; keys beside it take precedence.",
-        }
     for name in STAGES:  # `report:` with nothing after it means the defaults
         schema["properties"][name].setdefault("description", f"Run the stage {name}.")
     return schema

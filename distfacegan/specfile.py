@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import difflib
-from collections.abc import Iterable, Sequence
+import typing
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from distfacegan.errors import SpecError
+from distfacegan.settings import Choosing, OneOf, Section
 from distfacegan.spec import STAGES, JobSpec
 
 
@@ -25,8 +28,9 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
             document[section] = {}  # `report:` alone means its defaults
     for override in overrides:
         _apply(document, override)
-    for section in ("began", "lgen"):
-        if isinstance(document.get(section), dict):
+    for section in STAGES:
+        [model] = _sections_in(JobSpec.model_fields[section].annotation)
+        if model.has_config and isinstance(document.get(section), dict):
             document[section] = _include(document[section], path)
     try:
         return JobSpec.model_validate(document, context={"folder": path.absolute().parent})
@@ -96,28 +100,66 @@ def _number(text: str) -> str:
 def _explain(path: Path, error: ValidationError) -> str:
     lines = [f"{path}: the spec cannot be used"]
     for mistake in error.errors():
-        location, kind = list(mistake["loc"]), None
-        if location[:2] == ["ingest", "source"] and len(location) > 2:
-            # Pydantic puts it between the fields: nobody wrote it there.
-            kind = str(location.pop(2))
-        field = ".".join(map(str, location)) or "spec"
-        lines.append(f"  {field}: {_describe(mistake, location, kind)}")
+        place = _find(mistake["loc"])
+        field = ".".join(map(str, place.written)) or "spec"
+        lines.append(f"  {field}: {_describe(mistake, place)}")
     return "\n".join(lines)
 
 
-def _describe(mistake: Any, location: Sequence[int | str], kind: str | None) -> str:
+@dataclasses.dataclass
+class _Place:
+    """A place in a spec: a key, and what stands around it."""
+
+    written: list[int | str]  # the keys down to it, as a user writes them
+    beside: list[str]  # the keys that are known where the last of them stands
+    kind: str | None = None  # the kind whose settings that is among
+    kinds: Sequence[str] = ()  # the kinds that may be named there
+
+
+def _find(location: Sequence[int | str]) -> _Place:
+    """Find a place by pydantic's location, in which the kinds stand between the fields."""
+    model: Any = JobSpec
+    place = _Place([], _keys(model))
+    parts = list(location)
+    while parts:
+        part = parts.pop(0)
+        field = getattr(model, "model_fields", {}).get(str(part))
+        place.written.append(part)
+        place.kinds, place.kind = (), None
+        place.beside, chooser, model = _keys(model), model, None
+        if field is None:
+            continue
+        one_of = next((each for each in field.metadata if isinstance(each, OneOf)), None)
+        if one_of is None:
+            model = next(iter(_sections_in(field.annotation)), None)
+            continue
+        place.kinds = list(one_of.kinds)
+        if parts:
+            kind = str(parts.pop(0))
+            place.kinds, model = (), one_of.kinds[kind]
+            if parts:
+                if issubclass(chooser, Choosing) and chooser.chooses == part:
+                    place.written.pop()  # its keys stand beside it
+                place.written.append(parts.pop(0))
+                place.beside, place.kind, model = one_of.fields(kind), kind, None
+    return place
+
+
+def _describe(mistake: Any, place: _Place) -> str:
     found = mistake["input"]
     match mistake["type"]:
-        case "extra_forbidden":
-            word = str(location[-1])
-            names = _fields_at(location[:-1], kind)
-            close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
-            meant = f"did you mean `{close[0]}`?" if close else f"known: {', '.join(names)}"
-            return f"unknown key; {meant}"
+        case "extra_forbidden" | "unexpected_keyword_argument":
+            return f"unknown key; {_meant(str(place.written[-1]), place.beside)}"
         case "union_tag_not_found":
-            return "`kind` is missing: celeba, folder or procedural"
+            *names, last = place.kinds
+            return f"`kind` is missing: {', '.join(names)} or {last}"
+        case "union_tag_invalid":
+            tag = mistake["ctx"]["tag"]
+            return f"{tag!r} is not known; {_meant(tag, place.kinds)}"
         case "missing":
-            return "missing; this key is required"
+            return "missing; " + (
+                f"{place.kind} needs it" if place.kind else "this key is required"
+            )
         case "value_error":
             return str(mistake["ctx"]["error"])
         case _:
@@ -125,24 +167,20 @@ def _describe(mistake: Any, location: Sequence[int | str], kind: str | None) -> 
             return f"{text}; found {found!r}"
 
 
-def _fields_at(location: Iterable[int | str], kind: str | None) -> list[str]:
-    """Return the field names of the model at a location of the spec; of a source by its kind."""
-    model: type[BaseModel] = JobSpec
-    for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        models = [m for m in _models_in(annotation) if issubclass(m, BaseModel)]
-        model = next((m for m in models if kind in _kinds(m)), models[0])
-    names = list(model.model_fields)
-    return [*names, "config"] if model.__name__ in ("Began", "LGen") else names
+def _meant(word: str, names: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, names, n=1, cutoff=0.6)
+    return f"did you mean `{close[0]}`?" if close else f"known: {', '.join(names)}"
 
 
-def _kinds(model: type[BaseModel]) -> tuple[str, ...]:
-    field = model.model_fields.get("kind")
-    return getattr(field.annotation, "__args__", ()) if field else ()
+def _keys(model: Any) -> list[str]:
+    """Return the keys that a section may have, as they are written; none of what is no section."""
+    if model is None:
+        return []
+    beside = model.keys_of_kinds() if issubclass(model, Choosing) else ()
+    return [*model.model_fields, *beside, *(["config"] if model.has_config else [])]
 
 
-def _models_in(annotation: Any) -> list[type]:
+def _sections_in(annotation: Any) -> list[type[Section]]:
     if isinstance(annotation, type):
-        return [annotation]
-    inner = getattr(annotation, "__args__", ())
-    return [model for part in inner for model in _models_in(part) if model is not type(None)]
+        return [annotation] if issubclass(annotation, Section) else []
+    return [each for part in typing.get_args(annotation) for each in _sections_in(part)]

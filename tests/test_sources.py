@@ -15,8 +15,10 @@ from PIL import Image
 
 from distfacegan.core import landmarks
 from distfacegan.errors import SourceError, UnreadablePhotoError
-from distfacegan.sources import open_source
+from distfacegan.sources import SOURCES
 from distfacegan.sources.archive import Archive
+from distfacegan.sources.celeba import CelebASource
+from distfacegan.sources.folder import FolderSource
 from distfacegan.sources.pts import FROM_68, read_pts
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -56,7 +58,7 @@ def test_the_celeba_archive_its_folder_and_its_parent_are_the_same_source(tmp_pa
     write_zip(tmp_path / "a.zip", PHOTOS | {"img_align_celeba/": b"", "readme.txt": b"x"})
     write_folder(tmp_path, PHOTOS)
     paths = [tmp_path / "a.zip", tmp_path, tmp_path / "img_align_celeba"]
-    sources = [open_source("celeba", path=path) for path in paths]
+    sources = [CelebASource(path) for path in paths]
     for source in sources:
         assert source.keys == ["000001.jpg", "000002.jpg", "000003.jpg"]
         assert [source.read(row)[0, 0, 0] for row in range(3)] == [1, 2, 3]
@@ -68,7 +70,7 @@ def test_celebas_points_are_read_where_present(tmp_path):
     path = write_zip(tmp_path / "a.zip", PHOTOS)
     lines = ["2", "lefteye_x lefteye_y ...", f"000001.jpg  {POINTS}", f"999999.jpg {POINTS}"]
     (tmp_path / LANDMARKS).write_text("\n".join(lines) + "\n")
-    source = open_source("celeba", path=path)
+    source = CelebASource(path)
     expected = [[69, 109], [106, 113], [77, 142], [73, 152], [108, 154]]
     assert source.annotation(0).tolist() == expected
     assert source.annotation(0).dtype == np.float32
@@ -89,15 +91,15 @@ def test_malformed_celeba_points_are_named_by_line(tmp_path, text, message):
     path = write_zip(tmp_path / "a.zip", PHOTOS)
     (tmp_path / LANDMARKS).write_text(text)
     with pytest.raises(SourceError, match=message):
-        open_source("celeba", path=path)
+        CelebASource(path)
 
 
 def test_a_bad_photo_among_good_ones_is_only_that_photo(tmp_path):
     truncated = photo(9, "JPEG")[:-300]
     entries = {"a.jpg": photo(1), "b.jpg": b"", "c.jpg": b"not a photo", "d.jpg": truncated}
     for source in (
-        open_source("celeba", path=write_zip(tmp_path / "a.zip", entries)),
-        open_source("folder", path=write_folder(tmp_path / "folder", entries)),
+        CelebASource(write_zip(tmp_path / "a.zip", entries)),
+        FolderSource(write_folder(tmp_path / "folder", entries)),
     ):
         assert source.read(0).shape == (10, 20, 3)
         for row in (1, 2, 3):
@@ -110,7 +112,7 @@ def test_damage_inside_an_archive_is_an_unreadable_photo(tmp_path):
     data = bytearray(path.read_bytes())
     data[data.index(photo(1)) + 20] ^= 0xFF
     path.write_bytes(data)
-    source = open_source("celeba", path=path)
+    source = CelebASource(path)
     with pytest.raises(UnreadablePhotoError, match="CRC"):
         source.read(0)
     assert source.read(1)[0, 0, 0] == 2
@@ -146,7 +148,7 @@ def test_a_dangerous_archive_is_refused_by_the_name_of_its_entry(tmp_path, name)
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(info, data)
     with pytest.raises(SourceError, match=reason) as caught:
-        open_source("celeba", path=path)
+        CelebASource(path)
     assert repr(info.filename) in str(caught.value)
 
 
@@ -166,7 +168,7 @@ def test_an_entry_that_is_encrypted_or_huge_is_refused(tmp_path, offset, value, 
     path = write_zip(tmp_path / "a.zip", {"a.jpg": photo()})
     patch_directory(path, offset, value)
     with pytest.raises(SourceError, match=reason):
-        open_source("celeba", path=path)
+        CelebASource(path)
 
 
 def test_an_entry_that_lies_about_its_size_cannot_fill_memory(tmp_path):
@@ -191,7 +193,7 @@ def test_an_entry_that_lies_about_its_size_cannot_fill_memory(tmp_path):
 
 
 def test_a_pickled_source_opens_its_archive_again(tmp_path):
-    source = open_source("celeba", path=write_zip(tmp_path / "a.zip", PHOTOS))
+    source = CelebASource(write_zip(tmp_path / "a.zip", PHOTOS))
     source.read(0)
     copy = pickle.loads(pickle.dumps(source))
     assert copy.keys == source.keys
@@ -217,19 +219,15 @@ def test_the_archive_is_opened_once_per_process(tmp_path, monkeypatch):
         ("celeba", lambda p: write_zip(p / "a.zip", {}), "no photos"),
         ("celeba", lambda p: write_zip(p / "a.zip", {"readme.txt": b"x"}), "no photos"),
         ("celeba", lambda p: write_zip(p / "a.zip", {"a/1.jpg": b"", "b/1.jpg": b""}), "same name"),
-        ("celeba", lambda p: None, "path"),
         ("folder", lambda p: p / "none", "found nothing"),
         ("folder", lambda p: write_zip(p / "a.zip", PHOTOS), "found a file"),
         ("folder", lambda p: p, "0 photos"),
         ("folder", lambda p: write_folder(p, {"a.heic": b"", "b.heic": b""}), r"\.heic 2"),
-        ("folder", lambda p: None, "path"),
-        ("procedural", lambda p: None, "count"),
-        ("webcam", lambda p: p, "celeba, folder or procedural"),
     ],
 )
 def test_what_is_no_source_says_what_was_found(tmp_path, kind, make, message):
     with pytest.raises(SourceError, match=message):
-        open_source(kind, path=make(tmp_path))
+        SOURCES[kind](kind=kind, path=make(tmp_path)).open(seed=0)
 
 
 def test_a_folder_lists_images_at_any_depth_and_counts_the_rest(tmp_path, caplog):
@@ -245,7 +243,7 @@ def test_a_folder_lists_images_at_any_depth_and_counts_the_rest(tmp_path, caplog
     (root / "inside.png").symlink_to(root / "a" / "b" / "c.png")
     (root / "folder.jpg").mkdir()
     with caplog.at_level(logging.INFO, "distfacegan"):
-        source = open_source("folder", path=root)
+        source = FolderSource(root)
     assert source.keys == ["B.JPG", "a/b.jpeg", "a/b/c.png", "inside.png", "ä.webp"]
     assert "5 photos, 0 with points" in caplog.text
     assert "1 links that leave the folder" in caplog.text
@@ -253,7 +251,7 @@ def test_a_folder_lists_images_at_any_depth_and_counts_the_rest(tmp_path, caplog
 
 
 def test_a_photo_without_permission_is_unreadable_and_a_lost_one_is_not(tmp_path, monkeypatch):
-    source = open_source("folder", path=write_folder(tmp_path, {"a.jpg": photo()}))
+    source = FolderSource(write_folder(tmp_path, {"a.jpg": photo()}))
 
     def refuse(path: Path) -> bytes:
         raise PermissionError(13, "denied")
@@ -269,7 +267,7 @@ def test_a_photo_without_permission_is_unreadable_and_a_lost_one_is_not(tmp_path
 
 def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(tmp_path):
     def fingerprint(folder: str, entries: dict[str, bytes]) -> str:
-        return open_source("folder", path=write_folder(tmp_path / folder, entries)).fingerprint()
+        return FolderSource(write_folder(tmp_path / folder, entries)).fingerprint()
 
     first = fingerprint("1", {"a.png": b"xx", "b.png": b"y"})
     assert first == fingerprint("2", {"a.png": b"xx", "b.png": b"y"})
@@ -286,7 +284,7 @@ def test_the_fingerprint_follows_the_points(tmp_path):
     fingerprints = set()
     for points in (np.zeros((49, 2)), np.ones((49, 2))):
         write_pts(tmp_path / "a.pts", points)
-        fingerprints.add(open_source("folder", path=tmp_path).fingerprint())
+        fingerprints.add(FolderSource(tmp_path).fingerprint())
     assert len(fingerprints) == 2
 
 
@@ -335,7 +333,7 @@ def changed(line: int, text: str) -> str:
 def test_a_malformed_pts_file_stops_the_source_by_file_and_line(tmp_path, text, message):
     write_folder(tmp_path, {"b/a.jpg": photo(), "b/a.pts": text.encode()})
     with pytest.raises(SourceError, match=f"a.pts, {message}"):
-        open_source("folder", path=tmp_path)
+        FolderSource(tmp_path)
 
 
 def test_points_of_a_folder_follow_the_photo_when_exif_turns_it(tmp_path):
@@ -343,7 +341,7 @@ def test_points_of_a_folder_follow_the_photo_when_exif_turns_it(tmp_path):
     exif[0x0112] = 6  # to be turned by 90 degrees clockwise
     write_folder(tmp_path, {"a.jpg": photo(0, "JPEG", exif=exif), "b.jpg": photo()})
     write_pts(tmp_path / "a.pts", np.tile([3, 1], (49, 1)))  # Matlab's: 2 and 0 from zero
-    source = open_source("folder", path=tmp_path)
+    source = FolderSource(tmp_path)
     assert source.read(0).shape == (20, 10, 3)
     # Stored 20 wide, 10 high: the top row becomes the right column, 9; x becomes y.
     assert source.annotation(0)[0].tolist() == [9, 2]
@@ -352,7 +350,7 @@ def test_points_of_a_folder_follow_the_photo_when_exif_turns_it(tmp_path):
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="needs ../shared/data: real photos")
 def test_helens_points_lie_inside_their_photos():
-    source = open_source("folder", path=SHARED / "helen")
+    source = FolderSource(SHARED / "helen")
     assert len(source.keys) == 330
     for row in range(20):
         height, width = source.read(row).shape[:2]

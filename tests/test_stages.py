@@ -13,7 +13,9 @@ import torch
 from distfacegan import weights
 from distfacegan.core.networks import Generator
 from distfacegan.errors import CheckpointError, SourceError
-from distfacegan.sources import open_source
+from distfacegan.sources.celeba import CelebASource
+from distfacegan.sources.folder import FolderSource
+from distfacegan.sources.procedural import ProceduralFaces
 from distfacegan.spec import LGen
 from distfacegan.stages import invert, landmarks
 from distfacegan.stages.ingest import IngestWorker
@@ -51,7 +53,7 @@ def run(tmp_path):
 @pytest.fixture(scope="module")
 def faces():
     """Twelve procedural faces."""
-    return open_source("procedural", count=12, seed=5)
+    return ProceduralFaces(12, seed=5)
 
 
 @pytest.fixture
@@ -75,7 +77,7 @@ def test_bad_photos_among_good_ones_are_statuses(faces, run, tmp_path):
     cv2.imwrite(str(folder / "e.png"), np.full((100, 100, 3), 128, np.uint8))
     cv2.imwrite(str(folder / "f.png"), cv2.cvtColor(good, cv2.COLOR_BGR2GRAY))
     (folder / "notes.txt").write_text("not a photo")
-    photos = ingest(open_source("folder", path=folder), run)
+    photos = ingest(FolderSource(folder), run)
     statuses = dict(
         zip(latents.read(photos, "key"), latents.read(photos, "status").tolist(), strict=True)
     )
@@ -98,7 +100,7 @@ def test_one_bad_image_in_an_archive_is_a_status(faces, run, tmp_path):
             _, data = cv2.imencode(".jpg", cv2.cvtColor(faces.read(row), cv2.COLOR_RGB2BGR))
             content = b"rubbish" if row == 1 else data.tobytes()
             archive.writestr(f"img_align_celeba/{row + 1:06d}.jpg", content)
-    photos = ingest(open_source("celeba", path=tmp_path / "img_align_celeba.zip"), run)
+    photos = ingest(CelebASource(tmp_path / "img_align_celeba.zip"), run)
     assert latents.read(photos, "status").tolist() == [Status.OK, Status.UNREADABLE, Status.OK]
 
 
@@ -285,7 +287,7 @@ def test_a_shard_without_a_face_has_nothing_to_search_for(run, generator, tmp_pa
     black.mkdir()
     for i in range(3):
         cv2.imwrite(str(black / f"{i}.png"), np.zeros((64, 64, 3), np.uint8))
-    ingest(open_source("folder", path=black), run)
+    ingest(FolderSource(black), run)
     retry = {"worst": 0.5, "starts": 2, "steps": 3}
     group = inverter(run, generator, retry=retry)
     assert (latents.read(group, "status") == Status.NOTHING_UPSTREAM).all()

@@ -8,7 +8,7 @@ import torch
 
 from distfacegan.core.order import part_of_batch
 from distfacegan.errors import RunDirectoryError
-from distfacegan.sources import open_source
+from distfacegan.sources.procedural import ProceduralFaces
 from distfacegan.stages import began, feed
 from distfacegan.stages.feed import Feed, StoredFaces, memory_bytes
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
@@ -23,7 +23,7 @@ from tests.test_stages import ingest
 @pytest.fixture(scope="module")
 def faces():
     """Twelve procedural faces."""
-    return open_source("procedural", count=12, seed=5)
+    return ProceduralFaces(12, seed=5)
 
 
 def began_run(folder, faces, rows_of_shard=100, **section):

@@ -16,7 +16,9 @@ from distfacegan.core.order import latents_of_step, rows_of_step
 from distfacegan.core.pixels import to_images
 from distfacegan.core.seeding import permutation
 from distfacegan.errors import SourceError, UnreadablePhotoError
-from distfacegan.sources import open_source
+from distfacegan.sources import Source
+from distfacegan.sources.folder import FolderSource
+from distfacegan.sources.procedural import ProceduralFaces
 
 log = logging.getLogger(__name__)
 
@@ -30,10 +32,9 @@ def faces(photos: Path | None, count: int, resolution: int, seed: int = 0) -> Te
 
     Raises SourceError where so many photos with a face cannot be found.
     """
-    if photos is None:
-        source = open_source("procedural", count=2 * count, seed=seed + 1)
-    else:
-        source = open_source("folder", path=photos)
+    source: Source = (
+        ProceduralFaces(2 * count, seed + 1) if photos is None else FolderSource(photos)
+    )
     found: list[np.ndarray] = []
     for row in permutation(seed, 0, len(source.keys)).tolist():
         try:

@@ -4,19 +4,35 @@ import logging
 import math
 import os
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 
 from distfacegan.errors import SourceError
+from distfacegan.settings import SpecPath
 from distfacegan.sources import images
 from distfacegan.sources.archive import Archive
 from distfacegan.sources.folder import Listing, is_hidden, list_photos
-from distfacegan.sources.source import listing_fingerprint
+from distfacegan.sources.source import PathSection, listing_fingerprint
 
 logger = logging.getLogger(__name__)
 
 FOLDER = "img_align_celeba"
 LANDMARKS = "list_landmarks_align_celeba.txt"
+
+
+class CelebASection(PathSection):
+    """The CelebA archive img_align_celeba.zip, or the folder that it unpacks to."""
+
+    kind: Literal["celeba"]
+    path: SpecPath
+    """The archive or the folder; list_landmarks_align_celeba.txt beside it is used if present."""
+
+    assumed_count: ClassVar[int | None] = 202_599
+
+    def open(self, seed: int) -> "CelebASource":
+        """Open the archive or the folder."""
+        return CelebASource(self.path)
 
 
 class CelebASource:

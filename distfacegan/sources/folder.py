@@ -7,15 +7,29 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 from distfacegan.errors import SourceError, UnreadablePhotoError
+from distfacegan.settings import SpecPath
 from distfacegan.sources import images
 from distfacegan.sources.pts import read_pts
-from distfacegan.sources.source import listing_fingerprint
+from distfacegan.sources.source import PathSection, listing_fingerprint
 
 logger = logging.getLogger(__name__)
+
+
+class FolderSection(PathSection):
+    """Every image below a folder, with 300-W .pts annotations beside them where present."""
+
+    kind: Literal["folder"]
+    path: SpecPath
+    """The folder."""
+
+    def open(self, seed: int) -> "FolderSource":
+        """List the folder."""
+        return FolderSource(self.path)
 
 
 class FolderSource:

@@ -1,10 +1,15 @@
-"""What every photo source is."""
+"""What every photo source is, and what its section of a spec is.
+
+A module of this package with a section (`kind: Literal["name"]`) is a source that specs can name.
+"""
 
 import hashlib
 from collections.abc import Iterable
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
+
+from distfacegan.settings import Section, SpecPath
 
 
 class Source(Protocol):
@@ -33,6 +38,47 @@ class Source(Protocol):
     def fingerprint(self) -> str:
         """Return a digest that differs where the photos do: it tells what a run was begun with."""
         ...
+
+
+class SourceSection(Section):
+    """The section of one kind of source."""
+
+    kind: str
+    assumed_count: ClassVar[int | None] = None
+    """How many photos a plan assumes where the photos are not here."""
+
+    def open(self, seed: int) -> Source:
+        """Open and list the photos; no photo is read yet.
+
+        Raises SourceError for what is missing, malformed or dangerous to read.
+        """
+        raise NotImplementedError
+
+    def num_photos(self, seed: int) -> int:
+        """Return how many photos there are; raises SourceError as `open` does."""
+        return len(self.open(seed).keys)
+
+    def is_here(self) -> bool:
+        """Tell whether there is anything at the place that the section names."""
+        return True
+
+    def describe(self, count: int) -> str:
+        """Say in a few words what the photos of a plan are."""
+        raise NotImplementedError
+
+
+class PathSection(SourceSection):
+    """The section of a source that lies at a path."""
+
+    path: SpecPath
+
+    def is_here(self) -> bool:
+        """Tell whether there is anything at the path."""
+        return self.path.exists()
+
+    def describe(self, count: int) -> str:
+        """Say where the photos are."""
+        return f"{count:,} at {self.path}"
 
 
 def listing_fingerprint(kind: str, keys: Iterable[str], sizes: Iterable[int]) -> str:

@@ -12,9 +12,8 @@ import numpy as np
 
 from distfacegan.core import faces
 from distfacegan.errors import UnreadablePhotoError
-from distfacegan.sources import Source, open_source
+from distfacegan.sources import Source, SourceSection
 from distfacegan.spec import JobSpec
-from distfacegan.spec import Source as SourceSection
 from distfacegan.stages import cluster
 from distfacegan.stages.outcome import Outcome
 from distfacegan.stages.sharded import run_stage
@@ -62,7 +61,7 @@ class IngestWorker:
 @functools.lru_cache(maxsize=1)  # listing an archive is slow: a process does it once
 def open_source_of(section: SourceSection, seed: int) -> Source:
     """Open the source that a spec names."""
-    return open_source(**section.model_dump(), seed=seed)
+    return section.open(seed)
 
 
 def settings(spec: JobSpec) -> dict[str, Any]:

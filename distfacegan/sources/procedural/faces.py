@@ -2,8 +2,10 @@
 
 import functools
 import hashlib
+from typing import Literal
 
 import numpy as np
+from pydantic import PositiveInt
 
 from distfacegan.errors import SourceError
 from distfacegan.sources.procedural.hair import build_hair
@@ -12,9 +14,30 @@ from distfacegan.sources.procedural.paint import paint_face
 from distfacegan.sources.procedural.raster import Camera, Surface, draw
 from distfacegan.sources.procedural.scene import build_body, paint_background
 from distfacegan.sources.procedural.traits import sample_traits
+from distfacegan.sources.source import SourceSection
 
 SIZE = 192  # the side of a photo, in pixels
 VERSION = 1  # to be raised by whoever changes what any face looks like
+
+
+class ProceduralSection(SourceSection):
+    """Faces drawn by the project itself, with exact landmarks; nothing to download."""
+
+    kind: Literal["procedural"]
+    count: PositiveInt
+    """How many faces to draw."""
+
+    def open(self, seed: int) -> "ProceduralFaces":
+        """Return the faces of a seed."""
+        return ProceduralFaces(self.count, seed)
+
+    def num_photos(self, seed: int) -> int:
+        """Return the count, without the names of so many photos."""
+        return self.count
+
+    def describe(self, count: int) -> str:
+        """Say that there is nothing on disk."""
+        return f"{count:,} procedural faces, drawn as they are read"
 
 
 class ProceduralFaces:
