@@ -83,7 +83,7 @@ def _ingest(spec: JobSpec, rows: int | None) -> str:
 
 def _landmarks(spec: JobSpec, rows: int | None) -> str:
     assert spec.landmarks is not None
-    return _rows(rows, _shard_rows(spec), 49 * 12) + f", detector {spec.landmarks.detector}"
+    return _rows(rows, _shard_rows(spec), 49 * 12) + f", detector {spec.landmarks.detector.kind}"
 
 
 def _began(spec: JobSpec, rows: int | None) -> str:

@@ -165,9 +165,8 @@ class Choosing(Section):
             if chosen.get("kind") in kinds:
                 moved[key] = value
             elif value is not None and chosen.get("kind") in cls.one_of().kinds:
-                raise ValueError(
-                    f"{cls.chooses} {chosen['kind']} has no key `{key}`; {' and '.join(kinds)} has"
-                )
+                have = " and ".join(kinds) + (" has" if len(kinds) == 1 else " have")
+                raise ValueError(f"{cls.chooses} {chosen['kind']} has no key `{key}`; {have}")
         return rest | {cls.chooses: chosen | moved}
 
     @model_serializer(mode="wrap")
@@ -189,6 +188,7 @@ class Choosing(Section):
         about += [f"{kind}: {each['description']}" for kind, each in kinds.items()]
         properties[cls.chooses] = {
             "enum": list(kinds),
+            "type": "string",
             "default": cls.model_fields[cls.chooses].default.kind,
             "description": "\n".join(about),
         }
@@ -204,8 +204,11 @@ def _merged(schemas: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         for variant in each.get("anyOf", [_without(each, "title", "description", "default")]):
             if variant not in variants:
                 variants.append(variant)
+    merged = variants[0] if len(variants) == 1 else {"anyOf": variants}
     about = "\n".join(f"{kind}: {each['description']}" for kind, each in schemas.items())
-    return {**(variants[0] if len(variants) == 1 else {"anyOf": variants}), "description": about}
+    defaults = [each["default"] for each in schemas.values() if "default" in each]
+    alike = len(defaults) == len(schemas) and all(each == defaults[0] for each in defaults)
+    return {**merged, "description": about, **({"default": defaults[0]} if alike else {})}
 
 
 def _without(schema: Mapping[str, Any], *names: str) -> dict[str, Any]:

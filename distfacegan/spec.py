@@ -20,8 +20,10 @@ from pydantic import (
     model_validator,
 )
 
+from distfacegan.core.detectors import DETECTORS, DetectorSettings
+from distfacegan.core.detectors.fan import FaceAlignment
 from distfacegan.core.inversion import RECIPES
-from distfacegan.settings import OneOf, Section, Share, SpecPath, StorePath, Workers
+from distfacegan.settings import Choosing, OneOf, Section, Share, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
 from distfacegan.store.run_directory import STAGES
 
@@ -38,22 +40,21 @@ class Ingest(Section):
     workers: Workers = None
 
 
-class Landmarks(Section):
+class Landmarks(Choosing):
     """Faces to 49 landmarks each."""
 
-    detector: Literal["face_alignment", "onnx", "annotations"] = "face_alignment"
-    """The library's 2D FAN, a 68-point ONNX network, or the source's own points."""
-    model: SpecPath | None = None
-    """onnx: the network. face_alignment: the weights, if not where the library keeps them."""
+    chooses: ClassVar[str] = "detector"
+
+    detector: Annotated[DetectorSettings, OneOf(DETECTORS)] = FaceAlignment()
+    """Where the landmarks come from."""
     min_score: Annotated[float, Field(ge=0, le=1)] | None = None
     """Faces whose mean score is lower are not trusted (status 4); default: the detector's own."""
     workers: Workers = None
 
-    @model_validator(mode="after")
-    def _onnx_needs_a_model(self) -> Landmarks:
-        if self.detector == "onnx" and self.model is None:
-            raise ValueError("detector onnx needs `model`: the path of a 68-point network")
-        return self
+    @property
+    def least_score(self) -> float:
+        """The mean score below which a face's landmarks are not trusted."""
+        return self.detector.min_score if self.min_score is None else self.min_score
 
 
 class Watch(Section):

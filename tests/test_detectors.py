@@ -9,12 +9,11 @@ import torch
 
 from distfacegan.core import landmarks
 from distfacegan.core.detectors import (
-    FaceAlignmentDetector,
-    OnnxDetector,
     fan,
-    make_detector,
     trusted,
 )
+from distfacegan.core.detectors.fan import FaceAlignment, FaceAlignmentDetector
+from distfacegan.core.detectors.onnx import Onnx, OnnxDetector
 from distfacegan.errors import CheckpointError
 
 from .onnx_file import write_linear_network
@@ -142,7 +141,7 @@ def test_missing_fan_weights_are_named_with_the_place_the_address_and_the_altern
 ):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     with pytest.raises(CheckpointError) as caught:
-        make_detector("face_alignment")
+        FaceAlignment().make()
     message = str(caught.value)
     assert str(tmp_path / "hub/checkpoints/2DFAN4-11f355bf06.pth.tar") in message
     assert "https://" in message
@@ -250,7 +249,7 @@ def test_onnx_of_another_output_is_refused_with_both_shapes(tmp_path):
 def test_onnx_of_another_input_is_refused(tmp_path):
     model = constant_network(tmp_path / "constant.onnx", symmetrical_68(), size=8)
     with pytest.raises(CheckpointError, match="1x3x112x112"):
-        make_detector("onnx", model=model)
+        Onnx(model=model).make()
 
 
 def test_what_is_no_onnx_is_refused(tmp_path):
@@ -259,12 +258,6 @@ def test_what_is_no_onnx_is_refused(tmp_path):
         OnnxDetector(tmp_path / "m.onnx")
     with pytest.raises(CheckpointError, match="no landmark network at"):
         OnnxDetector(tmp_path / "absent.onnx")
-
-
-@pytest.mark.parametrize("kind", ["onnx", "haar"])
-def test_a_detector_that_cannot_be_made_is_refused(kind):
-    with pytest.raises(ValueError, match=kind):
-        make_detector(kind)
 
 
 def test_no_faces_give_no_landmarks(tmp_path, fan_weights):
@@ -306,10 +299,11 @@ def helen_faces(count: int) -> tuple[np.ndarray, np.ndarray]:
 def test_a_real_network_finds_real_landmarks_and_doubts_noise():
     faces, truth = helen_faces(16)
     assert len(faces) >= 14
-    detector = make_detector("onnx", model=SHARED / "models/pfld68.onnx")
+    settings = Onnx(model=SHARED / "models/pfld68.onnx")
+    detector = settings.make()
     points, score = detector.detect(faces)
     assert landmarks.nme(points, truth).mean() < 0.035
-    assert trusted(points, score, detector.min_score).all()
+    assert trusted(points, score, settings.min_score).all()
 
     mirrored, _ = detector.detect(faces[:4, :, ::-1])
     np.testing.assert_allclose(mirrored, landmarks.mirror(points[:4]), atol=0.004)
@@ -318,4 +312,4 @@ def test_a_real_network_finds_real_landmarks_and_doubts_noise():
     np.testing.assert_array_equal(alone_score, score[3:4])
 
     noise = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), np.uint8)
-    assert not trusted(*detector.detect(noise), detector.min_score).any()
+    assert not trusted(*detector.detect(noise), settings.min_score).any()

@@ -17,6 +17,7 @@ FORBIDDEN = {
         "distfacegan.sources",
         "distfacegan.stages",
         "distfacegan.report",
+        "distfacegan.settings",
         "distfacegan.spec",
     },
     "store": {

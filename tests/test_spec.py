@@ -8,6 +8,10 @@ import pytest
 import yaml
 
 from distfacegan import spec, specfile
+from distfacegan.core.detectors import DETECTORS
+from distfacegan.core.detectors.annotations import Annotations
+from distfacegan.core.detectors.fan import FaceAlignment
+from distfacegan.core.detectors.onnx import Onnx
 from distfacegan.errors import SpecError
 
 ROOT = Path(__file__).parents[1]
@@ -103,6 +107,104 @@ def test_a_resolved_spec_reads_back_as_itself(tmp_path):
     assert specfile.load(write(other, specfile.dump(loaded))) == loaded
 
 
+def landmarks(folder: Path, section: str) -> spec.Landmarks:
+    """Return the section of a job in a folder."""
+    return specfile.load(write(folder, GOOD + f"landmarks: {section}\n")).landmarks
+
+
+@pytest.mark.parametrize(
+    ("section", "expected"),
+    [
+        ("{}", FaceAlignment()),
+        ("{detector: annotations}", Annotations()),
+        ("{detector: face_alignment, model: null}", FaceAlignment()),
+        ("{model: net.pt}", "FaceAlignment"),
+        ("{detector: onnx, model: net.pt}", "Onnx"),
+        ("{detector: {kind: onnx, model: net.pt}}", "Onnx"),
+        ("{detector: {kind: onnx}, model: net.pt}", "Onnx"),
+        # What today's code writes into a run directory.
+        ("{detector: annotations, model: null, min_score: null, workers: null}", Annotations()),
+    ],
+)
+def test_a_detector_is_named_and_its_keys_stand_beside_it(tmp_path, section, expected):
+    of_path = {"FaceAlignment": FaceAlignment, "Onnx": Onnx}
+    if isinstance(expected, str):
+        expected = of_path[expected](model=tmp_path / "net.pt")
+    assert landmarks(tmp_path, section).detector == expected
+
+
+def test_what_is_not_trusted_is_up_to_the_detector_unless_the_stage_says_it(tmp_path):
+    assert landmarks(tmp_path, "{detector: onnx, model: x}").least_score == 0.5
+    assert landmarks(tmp_path, "{detector: onnx, model: x, min_score: 0}").least_score == 0.0
+    assert landmarks(tmp_path, "{}").least_score == 0.2
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        "landmarks: {detector: onnx, model: net.onnx, min_score: 0.4}",
+        "landmarks: {detector: annotations}",
+        "synthesize: {count: 3, format: webdataset, jpeg_quality: 80}",
+    ],
+)
+def test_a_resolved_choice_is_written_as_a_user_writes_it(tmp_path, section):
+    loaded = specfile.load(write(tmp_path, GOOD + section))
+    written = yaml.safe_load(specfile.dump(loaded))
+    [[name, keys]] = yaml.safe_load(section).items()
+    if "model" in keys:
+        keys["model"] = str(tmp_path / "net.onnx")
+    assert written[name].items() >= keys.items()
+    (tmp_path / "elsewhere").mkdir()
+    assert specfile.load(write(tmp_path / "elsewhere", specfile.dump(loaded))) == loaded
+
+
+@pytest.mark.parametrize(
+    ("section", "accepted"),
+    [
+        ("{detector: onnx, model: net.onnx, min_score: 0.4}", True),
+        ("{detector: annotations}", True),
+        ("{detector: haar}", False),
+        ("{detector: onnx, modle: net.onnx}", False),
+    ],
+)
+def test_the_json_schema_knows_the_keys_of_every_detector(section, accepted):
+    schema = jsonschema.Draft202012Validator(spec.json_schema())
+    job = yaml.safe_load(GOOD + f"landmarks: {section}")
+    assert schema.is_valid(job) == accepted
+
+
+def test_the_json_schema_says_what_every_kind_is():
+    properties = spec.json_schema()["$defs"]["Landmarks"]["properties"]
+    for detector, settings in DETECTORS.items():
+        assert f"{detector}: {settings.__doc__}" in properties["detector"]["description"]
+    assert "onnx: The network." in properties["model"]["description"]
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ("{detector: onyx}", ["landmarks.detector: 'onyx'", "did you mean `onnx`?"]),
+        ("{detector: haar}", ["known: annotations, face_alignment, onnx"]),
+        ("{detector: [onnx]}", ["landmarks.detector: "]),
+        ("{detector: onnx, modle: x}", ["landmarks.modle", "did you mean `model`?"]),
+        ("{detector: onnx, modle: x}", ["landmarks.model: missing; onnx needs it"]),
+        ("{detector: {kind: onnx, modle: x}}", ["landmarks.modle", "did you mean `model`?"]),
+        ("{detector: {model: x}}", ["landmarks.detector: `kind` is missing", "or onnx"]),
+        ("{detector: onnx, model: 5}", ["landmarks.model: ", "5"]),
+        ("{detector: onnx, model: ~no-such-user/x}", ["~no-such-user/x", "home directory"]),
+        (
+            "{detector: annotations, model: x}",
+            ["detector annotations has no key `model`; face_alignment and onnx have"],
+        ),
+        ("{detector: onnx, model: x, min_score: 2}", ["landmarks.min_score", "equal to 1"]),
+    ],
+)
+def test_a_mistake_about_a_detector_is_named_where_it_is_written(tmp_path, section, words):
+    message = explain(tmp_path, GOOD + f"landmarks: {section}\n")
+    for word in words:
+        assert word in message
+
+
 @pytest.mark.parametrize("invert", ["{recipe: clip, radius: null}", "{recipe: paper}"])
 def test_no_bound_survives_the_resolved_spec(tmp_path, invert):
     loaded = specfile.load(write(tmp_path, GOOD + f"invert: {invert}\n"))
@@ -159,7 +261,10 @@ def test_every_mistake_is_named_at_once(tmp_path):
         ("a: [", "is not YAML"),
         ("- a\n- b", "expected `key: value` lines, found list"),
         ("name: x\nrun: out", "nothing to do"),
-        ("name: x\nrun: out\nlandmarks: {detector: onnx}", "`model`"),
+        (
+            "name: x\nrun: out\nlandmarks: {detector: onnx}",
+            "landmarks.model: missing; onnx needs it",
+        ),
         ("name: x\nrun: out\nbegan: {config: nowhere.yaml}", "nowhere.yaml"),
     ],
 )

@@ -11,23 +11,26 @@ import pytest
 import torch
 
 from distfacegan import weights
+from distfacegan.core.detectors.annotations import Annotations
+from distfacegan.core.detectors.onnx import Onnx, OnnxDetector
 from distfacegan.core.networks import Generator
 from distfacegan.errors import CheckpointError, SourceError
 from distfacegan.sources.celeba import CelebASource
 from distfacegan.sources.folder import FolderSource
 from distfacegan.sources.procedural import ProceduralFaces
 from distfacegan.spec import LGen
-from distfacegan.stages import invert, landmarks
+from distfacegan.stages import invert, landmarks, lgen
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
-from distfacegan.stages.lgen_search import draw_variants
+from distfacegan.stages.lgen_search import Rows, draw_variants
 from distfacegan.stages.synthesize import SynthesizeWorker
-from distfacegan.store import latents, networks, shards
+from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 from tests.jobs import load_spec
 from tests.onnx_file import write_linear_network
+from tests.test_landmarks import upright_face
 
 
 def ingest(source, run, rows_of_shard=100, resolution=32):
@@ -113,7 +116,9 @@ def landmark(run, **options):
         num_rows=latents.num_rows(photos),
         shard_rows=latents.shard_rows(photos),
     )
-    worker = LandmarkWorker(run.latents, run.markers("landmarks"), **options)
+    worker = LandmarkWorker(
+        run.latents, run.markers("landmarks"), min_score=options["detector"].min_score, **options
+    )
     for shard in latents.plan(group):
         worker.run(shard)
     return group
@@ -121,7 +126,7 @@ def landmark(run, **options):
 
 def test_annotations_are_carried_through_the_crop_exactly(faces, run):
     photos = ingest(faces, run)
-    group = landmark(run, detector="annotations", source=faces)
+    group = landmark(run, detector=Annotations(), source=faces)
     status, points = latents.read(group, "status"), latents.read(group, "points")
     [ok] = np.nonzero(status == Status.OK)
     assert len(ok) >= 10
@@ -135,7 +140,7 @@ def test_annotations_are_carried_through_the_crop_exactly(faces, run):
 def test_a_row_without_a_face_has_nothing_upstream(faces, run):
     photos = ingest(faces, run)
     photos["status"][:] = np.where(np.arange(12) % 2, Status.NO_FACE, Status.OK)
-    group = landmark(run, detector="annotations", source=faces)
+    group = landmark(run, detector=Annotations(), source=faces)
     assert (latents.read(group, "status")[1::2] == Status.NOTHING_UPSTREAM).all()
     assert np.isnan(latents.read(group, "points")[1::2]).all()
 
@@ -145,7 +150,7 @@ def test_a_network_that_sees_no_face_is_not_trusted(faces, run, tmp_path):
     path = tmp_path / "centre.onnx"
     write_linear_network(path, np.zeros((136, 3 * 112 * 112)), np.full(136, 0.5), 112)
     ingest(faces, run)
-    group = landmark(run, detector="onnx", model=path, source=faces)
+    group = landmark(run, detector=Onnx(model=path), source=faces)
     status = latents.read(group, "status")
     assert set(status.tolist()) <= {Status.LANDMARKS_NOT_TRUSTED, Status.NOTHING_UPSTREAM}
     seen = status == Status.LANDMARKS_NOT_TRUSTED
@@ -181,6 +186,41 @@ def test_missing_weights_of_the_detector_stop_before_the_run(tmp_path, monkeypat
     spec = load_spec(tmp_path, landmarks={"detector": "face_alignment"})
     with pytest.raises(CheckpointError, match=r"2DFAN4-.*\.pth\.tar"):
         landmarks.settings(spec)
+
+
+def test_the_record_of_the_landmarks_is_the_one_that_runs_on_disk_have(tmp_path):
+    spec = load_spec(tmp_path, landmarks={"detector": "annotations", "min_score": 0.1})
+    recorded = {"seed": 3, "detector": "annotations", "model": None, "min_score": 0.1}
+    assert landmarks.settings(spec) == recorded
+    path = tmp_path / "centre.onnx"
+    write_linear_network(path, np.zeros((136, 3 * 112 * 112)), np.full(136, 0.5), 112)
+    spec = load_spec(tmp_path, landmarks={"detector": "onnx", "model": "centre.onnx"})
+    digest = files.digest(path.read_bytes())
+    recorded = {"seed": 3, "detector": "onnx", "model": digest, "min_score": None}
+    assert landmarks.settings(spec) == recorded
+
+
+@pytest.mark.parametrize(("min_score", "trusted"), [(None, 0), (0.3, 200), (0.45, 0)])
+def test_lgen_is_held_against_the_detections_that_the_spec_trusts(
+    run, generator, tmp_path, monkeypatch, min_score, trusted
+):
+    from distfacegan.core.lgen import LandmarkGenerator
+
+    path = tmp_path / "any.onnx"
+    write_linear_network(path, np.zeros((136, 3 * 112 * 112)), np.full(136, 0.5), 112)
+
+    def detect(self, faces):
+        return np.tile(upright_face(), (len(faces), 1, 1)), np.full((len(faces), 49), 0.4)
+
+    monkeypatch.setattr(OnnxDetector, "detect", detect)
+    section = {"detector": "onnx", "model": str(path), "min_score": min_score}
+    spec = load_spec(tmp_path, landmarks=section, invert={"generator": str(generator)})
+    rows = Rows(np.zeros((60, 6)), np.tile(upright_face(), (60, 1, 1)), LGen(), seed=0)
+    network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
+    evaluation = lgen._against_detector(spec, run, rows, network)
+    assert evaluation["generated_trusted"] == trusted
+    if trusted:  # the mean of the rows is what was "detected"
+        assert evaluation["nme_generated_mean_shape"] == pytest.approx(0, abs=1e-6)
 
 
 def inverter(run, generator, name="latents.zarr", batch=5, retry=None, **search):

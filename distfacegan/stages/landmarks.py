@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
 
 from distfacegan.core import faces
-from distfacegan.core.detectors import make_detector, trusted
+from distfacegan.core.detectors import DetectorSettings, trusted
 from distfacegan.core.landmarks import distance, five_points, nme
-from distfacegan.errors import SourceError, SpecError, UnreadablePhotoError
 from distfacegan.sources import Source
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster, ingest
@@ -36,9 +36,8 @@ class LandmarkWorker:
         store: Location,
         markers: Location,
         *,
-        detector: Literal["face_alignment", "onnx", "annotations"],
-        model: Path | None = None,
-        min_score: float | None = None,
+        detector: DetectorSettings,
+        min_score: float,
         source: Source | None = None,
         device: str = "cpu",
     ) -> None:
@@ -46,11 +45,8 @@ class LandmarkWorker:
         self._photos = latents.open_group(store, "photos")
         self._landmarks = latents.open_group(store, "landmarks")
         self._markers, self._source = markers, source
-        self._detector = None
-        self._min_score = min_score or 0.0
-        if detector != "annotations":
-            self._detector = make_detector(detector, model=model, device=device)
-            self._min_score = self._detector.min_score if min_score is None else min_score
+        self._detector = detector.make(device) if detector.finds else None
+        self._min_score = min_score
         self._computing = threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
@@ -107,14 +103,15 @@ def settings(spec: JobSpec) -> dict[str, Any]:
     """Return what decides the landmarks: compared when a run is resumed."""
     section = spec.landmarks
     assert section is not None
-    if section.detector == "annotations":
-        _check_annotations(spec)
-    else:
-        make_detector(section.detector, model=section.model)  # a missing model is said here
+    section.detector.check(_photos(spec), spec.ingest.source.kind if spec.ingest else "")
+    own = dataclasses.asdict(section.detector)  # type: ignore[call-overload]
+    digests = {key: files.file_digest(each) for key, each in own.items() if isinstance(each, Path)}
     return {
         "seed": spec.seed,
-        "detector": section.detector,
-        "model": section.model and files.file_digest(section.model),
+        "detector": own.pop("kind"),
+        "model": None,
+        **own,
+        **digests,
         "min_score": section.min_score,
     }
 
@@ -133,10 +130,7 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     photos = latents.open_group(run.latents, "photos")
     plan = latents.plan(photos)
     latents.create_group_of(photos, run.latents, "landmarks")
-    source = None
-    if spec.ingest is not None:
-        source = ingest.open_source_of(spec.ingest.source, spec.seed)
-    if section.detector == "face_alignment":
+    if section.detector.needs_gpu:
         workers, in_flight = cluster.gpu_workers(section.workers, spec.device), 2
     else:
         workers, in_flight = cluster.cpu_workers(section.workers), 1
@@ -149,9 +143,8 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
             "store": run.latents,
             "markers": run.markers("landmarks"),
             "detector": section.detector,
-            "model": section.model,
-            "min_score": section.min_score,
-            "source": source,
+            "min_score": section.least_score,
+            "source": _photos(spec),
             "device": cluster.device(spec.device),
         },
         workers=workers,
@@ -161,23 +154,6 @@ def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
     )
 
 
-def _check_annotations(spec: JobSpec) -> None:
-    """Refuse a source that does not annotate the 49 landmarks."""
-    if spec.ingest is None:
-        raise SpecError("landmarks.detector annotations needs the section ingest: its source")
-    source = ingest.open_source_of(spec.ingest.source, spec.seed)
-    num_points = next(filter(None, (_num_points(source, i) for i in range(len(source.keys)))), 0)
-    if num_points != 49:
-        raise SourceError(
-            f"landmarks.detector annotations: the source {spec.ingest.source.kind} has "
-            f"{num_points or 'no'} points of a face, 49 are needed; "
-            "use the detector face_alignment or onnx"
-        )
-
-
-def _num_points(source: Source, row: int) -> int:
-    try:
-        points = source.annotation(row)
-    except UnreadablePhotoError:
-        return 0  # data, never a reason to stop
-    return 0 if points is None else len(points)
+def _photos(spec: JobSpec) -> Source | None:
+    """Return the source of the photos, if the spec has one."""
+    return ingest.open_source_of(spec.ingest.source, spec.seed) if spec.ingest else None

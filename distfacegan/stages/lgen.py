@@ -13,7 +13,7 @@ import torch
 
 from distfacegan import weights
 from distfacegan.core import lgen
-from distfacegan.core.detectors import make_detector, trusted
+from distfacegan.core.detectors import trusted
 from distfacegan.core.landmarks import nme
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
@@ -136,7 +136,7 @@ def _against_detector(
     Empty where the landmarks are the source's annotations: nobody annotates a generated face.
     """
     section = spec.landmarks
-    if section is None or section.detector == "annotations":
+    if section is None or not section.detector.finds:
         return {}
     given = spec.invert.generator if spec.invert else None
     generator = weights.load_generator(weights.generator_path(run, given))
@@ -146,9 +146,8 @@ def _against_detector(
     z = torch.from_numpy(drawn)
     with torch.inference_mode():
         faces, points = to_faces(generator(z)), final(z).numpy()
-    detector = make_detector(section.detector, model=section.model)
-    detected, score = detector.detect(faces)
-    good = trusted(detected, score, detector.min_score)
+    detected, score = section.detector.make().detect(faces)
+    good = trusted(detected, score, section.least_score)
     evaluation: dict[str, Any] = {"generated": NUM_GENERATED, "generated_trusted": int(good.sum())}
     if good.any():
         mean_shape = rows.points.mean(axis=0, keepdims=True)

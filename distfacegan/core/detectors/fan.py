@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from distfacegan.core.detectors.detector import DetectorSettings
 from distfacegan.core.landmarks import IBUG_49, points_49
 from distfacegan.errors import CheckpointError
 
@@ -23,11 +25,25 @@ WEIGHTS_NAME = "2DFAN4-11f355bf06.pth.tar"
 NETWORK_INPUT_PX = 256  # the side of the picture that the network sees
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class FaceAlignment(DetectorSettings):
+    """The face-alignment library's 2D FAN."""
+
+    kind: Literal["face_alignment"] = "face_alignment"
+    model: Path | None = None
+    """The weights, if not where the library keeps them."""
+
+    needs_gpu: ClassVar[bool] = True
+    # A heatmap is trained to peak at 1. Chosen on that ground alone, not measured.
+    min_score: ClassVar[float] = 0.2
+
+    def make(self, device: str = "cpu") -> FaceAlignmentDetector:
+        """Load the weights; raises CheckpointError."""
+        return FaceAlignmentDetector(self.model, device=device)
+
+
 class FaceAlignmentDetector:
     """Holds one FAN on one device. Scores are the peaks of the heatmaps, about 0 to 1."""
-
-    # A heatmap is trained to peak at 1. Chosen on that ground alone, not measured.
-    min_score = 0.2
 
     def __init__(
         self, weights: str | Path | None = None, *, device: str = "cpu", batch_size: int = 16

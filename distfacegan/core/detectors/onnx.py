@@ -8,11 +8,14 @@ B batch, R side of a face, S side of what the network sees.
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
+from typing import ClassVar, Literal
 
 import cv2
 import numpy as np
 
+from distfacegan.core.detectors.detector import DetectorSettings
 from distfacegan.core.landmarks import distance, mirror, points_49
 from distfacegan.errors import CheckpointError
 
@@ -21,14 +24,27 @@ from distfacegan.errors import CheckpointError
 SCORE_SCALE = 0.025
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Onnx(DetectorSettings):
+    """A 68-point ONNX network, run by OpenCV on the processor."""
+
+    kind: Literal["onnx"] = "onnx"
+    model: Path
+    """The network."""
+
+    min_score: ClassVar[float] = 0.5
+
+    def make(self, device: str = "cpu") -> OnnxDetector:
+        """Load the network; raises CheckpointError."""
+        return OnnxDetector(self.model)
+
+
 class OnnxDetector:
     """Holds one network. Such networks give no confidence, so a point's score is how well the
     detections on the face and on its mirror image agree; the points are the mean of the two.
 
     The mean also cancels the sideways bias that small networks have on blurred faces.
     """
-
-    min_score = 0.5
 
     def __init__(
         self, model: str | Path, *, size: int = 112, widen: float = 1.1, down: float = 0.05
