@@ -1,3 +1,3 @@
 """distfacegan: labelled synthetic faces from photos, on a Ray cluster."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

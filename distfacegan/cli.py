@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import collections
 import logging
 import os
 import sys
@@ -210,7 +211,6 @@ def _add_extent(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--only",
         action="append",
-        choices=STAGES,
         default=[],
         metavar="STAGE",
         help=f"only this stage of the spec (may be given again): {', '.join(STAGES)}",
@@ -324,14 +324,24 @@ def _report(options: argparse.Namespace) -> int:
 
 
 def _verify(options: argparse.Namespace) -> int:
-    from distfacegan.store import verification
+    from distfacegan import pipeline
+    from distfacegan.store import formats
 
-    findings = verification.verify(_existing(options.run))
-    for finding in findings:
-        print(finding)
-    if findings:
-        print(f"{len(findings)} findings; `distfacegan run` with the same spec makes them good")
-        return 1
+    run = _existing(options.run)
+    written_by = run.written_by()
+    if written_by:
+        print(f"written by {', '.join(written_by)}; read by {formats.origin(formats.stamp())}")
+    kinds = collections.Counter[str]()
+    for stage, finding in pipeline.verify(run):
+        print(f"{stage}: {finding}")
+        kinds[finding.kind] += 1
+    damaged, unreadable = kinds["damaged"], kinds["unreadable"]
+    if damaged:
+        print(f"{damaged} findings; `distfacegan run` with the same spec makes them good")
+    if unreadable:
+        print(f"{unreadable} things could not be checked by this version; nothing of them changed")
+    if damaged or unreadable:
+        return 1 if damaged else 2
     print("nothing is damaged")
     return 0
 

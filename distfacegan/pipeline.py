@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from types import ModuleType
+from collections.abc import Collection, Iterator, Sequence
 
 from distfacegan import specfile
 from distfacegan.errors import DistfaceganError, RunDirectoryError, SpecError
-from distfacegan.spec import STAGES, JobSpec
+from distfacegan.spec import JobSpec
 from distfacegan.stages import (
     began,
     cluster,
@@ -19,36 +18,24 @@ from distfacegan.stages import (
     reporting,
     synthesize,
 )
-from distfacegan.store import files
+from distfacegan.stages.stage import Job, Stage
+from distfacegan.store import files, verification
 from distfacegan.store.location import reach
 from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.verification import Finding
 
 log = logging.getLogger(__name__)
 
-# A stage is a module with three functions:
-#   settings(spec) -> what decides its output; raises where the spec asks for what cannot be had
-#   inputs(spec, run) -> identities of what it reads; raises where that is not there yet
-#   execute(spec, run) -> Outcome; finishes the stage, however much of it is done
-MODULES: dict[str, ModuleType] = {
-    "ingest": ingest,
-    "landmarks": landmarks,
-    "began": began,
-    "invert": invert,
-    "lgen": lgen,
-    "synthesize": synthesize,
-    "report": reporting,
-}
-
-# Whose output each stage reads: what --fresh does anew with it.
-READS: dict[str, tuple[str, ...]] = {
-    "ingest": (),
-    "landmarks": ("ingest",),
-    "began": ("ingest",),
-    "invert": ("ingest", "began"),
-    "lgen": ("landmarks", "invert"),
-    "synthesize": ("began", "lgen"),
-    "report": STAGES[:-1],
-}
+# In the order in which they run.
+STAGES: tuple[Stage, ...] = (
+    ingest.STAGE,
+    landmarks.STAGE,
+    began.STAGE,
+    invert.STAGE,
+    lgen.STAGE,
+    synthesize.STAGE,
+    reporting.STAGE,
+)
 
 DONE, SET_ASIDE, WRONG = 0, 1, 2  # exit codes
 
@@ -61,41 +48,97 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
     for settings that cannot work or that differ from those on disk.
     """
     stages = chosen(spec, only)
-    directory = RunDirectory(spec.run)
-    reach(directory.root)
-    _refuse_foreign_folder(directory)
-    asked = {stage: MODULES[stage].settings(spec) for stage in stages}
-    with directory.lock(spec.name):
+    cleared = _with_readers(stages) if fresh else ()
+    job = begun_job(spec, but=cleared)
+    reach(job.run.root)
+    _refuse_foreign_folder(job.run)
+    for stage in stages:
+        job.settings(stage)
+    with job.run.lock(spec.name):
         if fresh:
-            MODULES[stages[0]].inputs(spec, directory)  # which are not among what is cleared
-            _clear(directory, stages)
+            stages[0].inputs(job)  # which are not among what is cleared
+        for stage in reversed(cleared):
+            job.run.clear(stage.name, stage.writes)
+            job.forget_generators()
         for stage in stages:
-            directory.check(stage, asked[stage])
-        todo = [stage for stage in stages if not _is_done(spec, directory, stage)]
+            job.check(stage)
+        todo = [stage for stage in stages if not _is_done(job, stage)]
         if not todo:
-            log.info("%s: nothing left to do in %s", spec.name, directory.root)
+            log.info("%s: nothing left to do in %s", spec.name, job.run.root)
             return DONE
-        MODULES[todo[0]].inputs(spec, directory)  # what is missing is said before a write
+        todo[0].inputs(job)  # what is missing is said before a write
         with cluster.connect():
-            files.write_bytes(directory.job, specfile.dump(spec).encode())
-            return _execute(spec, directory, stages)
+            files.write_bytes(job.run.job, specfile.dump(job.spec).encode())
+            return _execute(job, stages)
 
 
-def _execute(spec: JobSpec, directory: RunDirectory, stages: Sequence[str]) -> int:
+def verify(run: RunDirectory) -> Iterator[tuple[str, Finding]]:
+    """Check everything that a run stored; yield what is found, with the name of its stage.
+
+    What is damaged is discarded, so that the next run makes it again. Raises RunDirectoryError
+    while a job is at the run.
+    """
+    with run.lock("verify"):
+        for stage in STAGES:
+            if not run.record_path(stage.name).exists():
+                continue
+            record = verification.check_record(run, stage.name)
+            if isinstance(record, Finding):
+                if record.kind == "damaged":  # nobody knows what the stage was made with
+                    run.clear(stage.name, stage.writes)
+                yield stage.name, record
+                continue
+            damaged = False
+            for finding in stage.verify(run, record):
+                damaged = damaged or finding.kind == "damaged"
+                yield stage.name, finding
+            if damaged:
+                run.note(stage.name, finished=False)
+
+
+def stages_of(spec: JobSpec) -> list[Stage]:
+    """Return the stages of a spec, in order."""
+    return [stage for stage in STAGES if stage.name in spec.stages]
+
+
+def chosen(spec: JobSpec, only: Sequence[str]) -> list[Stage]:
+    """Return the stages that are to run; raise SpecError for one that the spec does not have."""
+    for name in only:
+        if name not in spec.stages:
+            have = ", ".join(spec.stages)
+            raise SpecError(f"--only {name}: the spec has no section {name}; it has {have}")
+    return [stage for stage in stages_of(spec) if not only or stage.name in only]
+
+
+def begun_job(spec: JobSpec, but: Collection[Stage] = ()) -> Job:
+    """Return the job of a spec, with the settings that its run was begun with.
+
+    A setting that the spec does not give, and that the version which began a stage did not have,
+    gets the value that this version acted by. Stages in `but` are to be begun anew.
+    """
+    directory = RunDirectory(spec.run)
+    sections = {}
+    for stage in stages_of(spec):
+        record = None if stage in but else directory.record(stage.name)
+        if record is not None:
+            sections[stage.name] = getattr(spec, stage.name).as_begun(record.settings)
+    return Job(spec.model_copy(update=sections))
+
+
+def _execute(job: Job, stages: Sequence[Stage]) -> int:
     code, changed = DONE, False
     for stage in stages:
-        if _is_done(spec, directory, stage) and not (stage == "report" and changed):
+        if _is_done(job, stage) and not (stage is reporting.STAGE and changed):
             continue
-        module = MODULES[stage]
-        directory.begin(stage, module.settings(spec), module.inputs(spec, directory))
-        log.info("%s: begins", stage)
-        outcome = module.execute(spec, directory)
+        job.begin(stage)
+        log.info("%s: begins", stage.name)
+        outcome = stage.execute(job)
         changed = True
-        log.info("%s: %s", stage, outcome.summary)
+        log.info("%s: %s", stage.name, outcome.summary)
         if outcome.left:
             log.error(
                 "%s: %d shards are not done (%d set aside); the same command tries them again",
-                stage,
+                stage.name,
                 outcome.left,
                 len(outcome.set_aside),
             )
@@ -103,36 +146,25 @@ def _execute(spec: JobSpec, directory: RunDirectory, stages: Sequence[str]) -> i
     return code
 
 
-def _is_done(spec: JobSpec, directory: RunDirectory, stage: str) -> bool:
+def _is_done(job: Job, stage: Stage) -> bool:
     """Tell whether a stage has nothing left to do; refuse it if its inputs are others now."""
-    if not directory.finished(stage):
+    if not job.run.finished(stage.name):
         return False
-    module = MODULES[stage]
     try:
-        inputs = module.inputs(spec, directory)
+        inputs = stage.inputs(job)
     except DistfaceganError:
         return True  # what it read is gone, and no longer needed
-    directory.check(stage, module.settings(spec), inputs)
+    job.check(stage, inputs)
     return True
 
 
-def chosen(spec: JobSpec, only: Sequence[str]) -> list[str]:
-    """Return the stages that are to run; raise SpecError for one that the spec does not have."""
-    for stage in only:
-        if stage not in spec.stages:
-            have = ", ".join(spec.stages)
-            raise SpecError(f"--only {stage}: the spec has no section {stage}; it has {have}")
-    return [stage for stage in spec.stages if not only or stage in only]
-
-
-def _clear(directory: RunDirectory, stages: Sequence[str]) -> None:
-    cleared = set(stages)
-    for stage in STAGES:
-        if cleared.intersection(READS[stage]):
-            cleared.add(stage)
-    for stage in reversed(STAGES):
-        if stage in cleared:
-            directory.clear(stage)
+def _with_readers(stages: Collection[Stage]) -> list[Stage]:
+    """Return the stages and all that read from them, directly or not, in order."""
+    names = {stage.name for stage in stages}
+    for stage in STAGES:  # whatever a stage reads comes before it
+        if names.intersection(stage.reads):
+            names.add(stage.name)
+    return [stage for stage in STAGES if stage.name in names]
 
 
 def _refuse_foreign_folder(directory: RunDirectory) -> None:

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Self
 
 from pydantic import (
     AfterValidator,
@@ -25,6 +25,7 @@ from pydantic import (
     model_serializer,
     model_validator,
 )
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from distfacegan.store.location import LIKE_A_URL, Location, ObjectPath, locate
@@ -84,6 +85,54 @@ class Section(BaseModel):
                 "description": "File with keys of this section; keys beside it take precedence.",
             }
         return written
+
+    def unrecorded(self) -> dict[str, Any]:
+        """Return how runs acted that were begun before a field existed, by field.
+
+        That is the field's default, or what its annotation says with Before.
+        """
+        found: dict[str, Any] = {}
+        for name, field in type(self).model_fields.items():
+            default = field.get_default()
+            if _before(field):
+                found[name] = _before(field)[0]
+            elif isinstance(default, Section):
+                found[name] = default.unrecorded()
+            elif dataclasses.is_dataclass(default):  # of a kind, whose keys stand beside
+                kind = dataclasses.fields(getattr(self, name))
+                found |= {f.name: f.default for f in kind if f.default is not dataclasses.MISSING}
+            elif not field.is_required():
+                found[name] = default
+        return found
+
+    def as_begun(self, recorded: Mapping[str, Any]) -> Self:
+        """Return this section as a run has it whose record of settings is given.
+
+        A field that is not recorded and that the spec does not give gets its value of Before.
+        """
+        updates = {}
+        for name, field in type(self).model_fields.items():
+            value, there = getattr(self, name), recorded.get(name)
+            if isinstance(value, Section) and isinstance(there, Mapping):
+                updates[name] = value.as_begun(there)
+            elif name not in recorded and name not in self.model_fields_set and _before(field):
+                updates[name] = _before(field)[0]
+        return self.model_copy(update=updates)
+
+
+@dataclasses.dataclass(frozen=True)
+class Before:
+    """Stands in a field's annotation: how runs acted that were begun before the field existed.
+
+    Needed only where that is not the field's default.
+    """
+
+    value: Any
+
+
+def _before(field: FieldInfo) -> list[Any]:
+    """Return the value of Before in a field's annotation, if it has one."""
+    return [mark.value for mark in field.metadata if isinstance(mark, Before)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,13 +5,14 @@ Between the layers: core knows networks and no files, store knows files and no n
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.surrogate import Surrogate
 from distfacegan.errors import CheckpointError, RunDirectoryError
-from distfacegan.store import files, networks
+from distfacegan.store import networks
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 
@@ -30,29 +31,45 @@ def generator_path(run: RunDirectory, given: Location | None) -> Location:
     return given or run.began / GENERATOR
 
 
-def load_generator(path: Location, resolution: int | None = None) -> Generator:
+@dataclasses.dataclass(frozen=True)
+class LoadedGenerator:
+    """A generator, frozen, and where its weights are."""
+
+    path: Location
+    network: Generator
+    digest: str  # of the file of its weights
+
+    def check_resolution(self, resolution: int | None) -> None:
+        """Raise CheckpointError if faces of so many pixels cannot be shrunk to the generator's."""
+        side = self.network.resolution
+        if resolution is not None and (resolution < side or resolution % side):
+            raise CheckpointError(
+                f"{self.path} makes faces of {side} pixels: the faces of {resolution} pixels to be "
+                "inverted are no whole number of times as large"
+            )
+
+
+def open_generator(path: Location) -> LoadedGenerator:
     """Load a generator from a folder or a .safetensors file, its architecture from its shapes.
 
-    Raises CheckpointError if the weights are missing, damaged or no generator's, or if its faces
-    are not of `resolution` pixels, or of that over a whole number.
+    Raises CheckpointError if the weights are missing, damaged or no generator's.
     """
     try:
-        generator = Generator.from_state_dict(networks.load(path, GENERATOR))
+        state, digest = networks.load_with_digest(path, GENERATOR)
+        network = Generator.from_state_dict(state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
-    side = generator.resolution
-    if resolution is not None and (resolution < side or resolution % side):
-        raise CheckpointError(
-            f"{path} makes faces of {side} pixels: the faces of {resolution} pixels to be "
-            "inverted are no whole number of times as large"
-        )
-    return generator.eval().requires_grad_(False)
+    return LoadedGenerator(path, network.eval().requires_grad_(False), digest)
+
+
+def load_generator(path: Location) -> Generator:
+    """Return the network alone of `open_generator`."""
+    return open_generator(path).network
 
 
 def digest(path: Location, name: str) -> str:
-    """Return the digest of the weights that a path means."""
-    networks.load(path, name)  # says what is wrong with them
-    return files.file_digest(networks.weights_file(path, name))
+    """Return the digest of the weights that a path means; raises CheckpointError."""
+    return networks.load_with_digest(path, name)[1]
 
 
 def load_surrogate(folder: Location) -> Surrogate:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from distfacegan import specfile
+from distfacegan import pipeline, specfile
 from distfacegan.spec import JobSpec
 from distfacegan.store import latents
 from distfacegan.store.location import Location
@@ -84,3 +84,8 @@ def assert_equal_runs(run: RunDirectory, other: RunDirectory) -> None:
 
 def _files(folder: Location, suffix: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.suffix == suffix}
+
+
+def findings(run: RunDirectory) -> list[str]:
+    """Return what `verify` finds wrong with a run, a line each."""
+    return [f"{stage}: {finding}" for stage, finding in pipeline.verify(run)]

@@ -5,6 +5,7 @@ The workers have pretended GPUs and compute nothing: a shard takes no time, or t
 
 from __future__ import annotations
 
+import functools
 import heapq
 import os
 import tempfile
@@ -122,8 +123,12 @@ def _run(num_shards: int, workers: int, **options: Any) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         run_shards(
-            PretendingWorker,
-            {"folder": Path(folder), "workers": min(workers, num_shards), **options},
+            functools.partial(
+                PretendingWorker,
+                folder=Path(folder),
+                workers=min(workers, num_shards),
+                **options,
+            ),
             shards.split(num_shards * SHARD_ROWS, SHARD_ROWS),
             num_workers=workers,
             resources=RESOURCES,

@@ -25,7 +25,8 @@ from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import JobSpec
-from distfacegan.stages.invert import settings
+from distfacegan.stages import invert as invert_stage
+from distfacegan.stages.stage import Job
 from distfacegan.store import latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -113,7 +114,7 @@ def _fill(run: RunDirectory, generator: Generator, rows: int) -> np.ndarray:
 
 def _core_rate(spec: JobSpec, generator: Generator, images: np.ndarray) -> float:
     """Return the faces per second of the bare core: the median over shards."""
-    threads, decided = torch.get_num_threads(), settings(spec)
+    threads, decided = torch.get_num_threads(), invert_stage.STAGE.settings(Job(spec))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     generator = copy.deepcopy(generator).to(device)
     invert = Inverter(generator, **{name: decided[name] for name in SEARCH_SETTINGS})

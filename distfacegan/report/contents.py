@@ -123,7 +123,7 @@ class Contents:
         run = RunDirectory(locate(other)) if other else self.run
         record = self.run.record("invert") if other else None
         if record is not None and (
-            run.record("ingest") is None or run.identity("ingest") != record["inputs"]["photos"]
+            run.record("ingest") is None or run.identity("ingest") != record.inputs["photos"]
         ):
             return None  # gone, or no longer what was inverted
         return _table(run, "ingest", "photos")
@@ -154,7 +154,7 @@ class Contents:
     def at_the_wall(self) -> float | None:
         """The share of the coordinates of z that are at the wall of the box, from a sample."""
         record = self.run.record("invert")
-        radius = record["settings"].get("radius") if record else None
+        radius = record.settings.get("radius") if record else None
         if self.latents is None or radius is None or len(rows := self.latents.sample(1000)) == 0:
             return None
         return float((np.abs(self.latents.read("z", rows)) >= radius).mean())
@@ -239,7 +239,7 @@ class Contents:
         )
         if len(good) != sum(self.evaluation[f"rows_{k}"] for k in ("train", "validation", "test")):
             return np.empty(0, int)  # there are more rows now than L-Gen learnt from
-        settings = record["settings"]
+        settings = record.settings
         return good[split(len(good), settings["test_share"], settings["seed"])[1]]
 
     @functools.cached_property

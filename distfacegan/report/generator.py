@@ -19,7 +19,7 @@ def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> tuple[Generato
     Raises CheckpointError if the run's own is damaged.
     """
     records = (run.record(stage) for stage in ("invert", "synthesize"))
-    wanted = next((record["inputs"]["generator"] for record in records if record), None)
+    wanted = next((record.inputs["generator"] for record in records if record), None)
     given = [spec.get(stage, {}).get("generator") for stage in ("invert", "synthesize")]
     checkpoints = networks.checkpoints(run.began / "checkpoints")[-1:]
     own = [path for path in (run.began / "generator",) if path.is_dir()]

@@ -27,7 +27,7 @@ def invert_mirrored(
     generator, record = contents.generator, contents.run.record("invert")
     assert generator is not None
     assert record is not None
-    of_run = record["settings"] | {"precision": record.get("precision", "fp32")}
+    of_run = {**record.settings, "precision": record.precision or "fp32"}
     settings = {name: of_run[name] for name in SEARCH_SETTINGS if name in of_run}
     made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}
     cache = contents.run.report / "mirror.json"

@@ -113,7 +113,7 @@ def _curves(contents: Contents) -> dict[str, str]:
     names = ("step", "loss_real", "loss_fake", *CURVES.values())
     of = {name: [line[name] for line in lines] for name in names}
     ratio = [fake / real for real, fake in zip(of["loss_real"], of["loss_fake"], strict=True)]
-    gamma = None if record is None else ("gamma", record["settings"]["gamma"])
+    gamma = None if record is None else ("gamma", record.settings["gamma"])
     losses = {"L(x), real": of["loss_real"], "L(G(z)), generated": of["loss_fake"]}
     drawn = {
         "Losses": plots.curves(of["step"], losses, "Losses"),

@@ -72,24 +72,22 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
     """Return what a stage had to do and what it did; a sharded one by its markers."""
     record = contents.run.record(stage)
     assert record is not None
-    settings, runs = record["settings"], record["runs"]
+    last = record.last_run
     set_aside: dict[str, str] = {}
-    statuses: dict[str, int] = {}
-    sums: dict[str, float] = {}
+    totals: dict[str, Any] = {"statuses": {}, "sums": {}}
     rows: int | None
     done: int | None
-    if stage == "began":
-        rows, done = settings["steps"], _steps_done(contents)
-    elif stage == "lgen":
-        rows = done = runs[-1]["rows"] if runs else None
-    else:
+    if record.shards is not None:
         markers = shards.read_markers(contents.run.markers(stage))
-        total, marked = shards.totals(markers), {str(marker.shard) for marker in markers}
-        rows, done = _rows_to_do(contents, stage), total["rows"]
-        statuses, sums = total["statuses"], total["sums"]
-        last = runs[-1].get("set_aside", {}) if runs else {}
-        set_aside = {shard: reason for shard, reason in last.items() if shard not in marked}
-    seconds = round(sum(run["seconds"] for run in runs), 3) if runs else None
+        totals, marked = shards.totals(markers), {str(marker.shard) for marker in markers}
+        rows, done = record.rows, totals["rows"]
+        reasons = {} if last is None else last.set_aside
+        set_aside = {shard: reason for shard, reason in reasons.items() if shard not in marked}
+    elif record.steps is not None:
+        rows, done = record.steps, _steps_done(contents)
+    else:
+        rows = done = None if last is None else last.rows
+    seconds = round(sum(run.seconds for run in record.runs), 3) if record.runs else None
     return {
         "rows": rows,
         "done": done,
@@ -97,23 +95,11 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
         "set_aside_reasons": set_aside,
         "seconds": seconds,
         "rows_per_s": round(done / seconds, 3) if done and seconds else None,
-        "statuses": statuses,
-        "sums": sums,
-        "runs": len(runs),
-        "finished": record["finished"],
+        "statuses": totals["statuses"],
+        "sums": totals["sums"],
+        "runs": len(record.runs),
+        "finished": record.finished,
     }
-
-
-def _rows_to_do(contents: Contents, stage: str) -> int | None:
-    if stage == "synthesize":
-        record = contents.run.record(stage)
-        return record["settings"]["count"] if record else None
-    table = {
-        "ingest": contents.photos,
-        "landmarks": contents.landmarks,
-        "invert": contents.latents,
-    }[stage]
-    return table.num_rows if table else None
 
 
 def _steps_done(contents: Contents) -> int:

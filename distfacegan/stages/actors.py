@@ -13,7 +13,7 @@ import queue
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from ray.exceptions import ActorDiedError, ActorUnavailableError, RayError, RayTaskError
@@ -36,15 +36,21 @@ class NodeLostError(DistfaceganError, RuntimeError):
     """An actor was lost with its node."""
 
 
+class Worker(Protocol):
+    """Does the work of a stage, a shard at a time. It knows nothing of Ray."""
+
+    def run(self, shard: Shard) -> ShardStats:
+        """Do one shard, write what it makes, then its marker."""
+
+
 class _Host:
     """The actor round a plain worker class, which knows nothing of Ray."""
 
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
-    def prepare(self, made_of: tuple[Callable[..., Any], Mapping[str, Any]]) -> None:
-        worker, arguments = made_of
-        self.worker = worker(**arguments)
+    def prepare(self, worker: Callable[[], Worker]) -> None:
+        self.worker = worker()
 
     def run(self, shard: Shard) -> ShardStats:
         return self.worker.run(shard)
@@ -66,13 +72,12 @@ class Actors:
 
     def __init__(
         self,
-        worker: Callable[..., Any],
-        arguments: Mapping[str, Any],
+        worker: Callable[[], Worker],
         resources: Mapping[str, float],
         slots: int,
     ) -> None:
-        self._name, self._slots = worker.__name__, slots
-        self._made_of = ray.put((worker, arguments))  # pickled once, not once an actor
+        self._name, self._slots = getattr(worker, "func", worker).__name__, slots
+        self._worker = ray.put(worker)  # pickled once, not once an actor
         self._class: Any = ray.remote(_Host).options(
             **resources,
             scheduling_strategy="SPREAD",
@@ -144,7 +149,7 @@ class Actors:
             return self._lost(actor, error)
         if method == "node":
             actor.node = result
-            self._call(actor, "prepare", self._made_of)
+            self._call(actor, "prepare", self._worker)
         elif method == "prepare":
             actor.stands, self._failed_starts = True, 0.0
         else:

@@ -6,6 +6,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import ray.train
@@ -13,17 +14,21 @@ import ray.train.torch
 import torch
 
 from distfacegan import weights
+from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, RunDirectoryError
 from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster
-from distfacegan.stages.outcome import Outcome
+from distfacegan.stages import cluster, sizes
+from distfacegan.stages.feed import memory_bytes
 from distfacegan.stages.progress import Progress
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.stages.training import Training, last_step
 from distfacegan.store import files, latents, metrics, networks, shards
-from distfacegan.store.location import ObjectStoreError, remove_tree
+from distfacegan.store.location import ObjectStoreError, numbered, remove_tree
+from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
+from distfacegan.store.verification import Finding, check_networks
 
 log = logging.getLogger(__name__)
 
@@ -32,65 +37,107 @@ MAX_FAILURES = 3  # one after the other, without a new checkpoint between them
 # checkpoint: where nodes join one by one, not more often than this.
 RESIZE_EVERY_S = 60.0
 START_TIMEOUT_S = 5.0  # for places that are there; Ray's 60 s are the wait after a lost node
+# Operations a second of one H200, for the plan's guess: a tenth of what its bf16 matrix product
+# does.
+TRAINING_FLOPS = 0.8e14
 LOOK_BACK = 100  # lines of metrics among which the newest look at the faces is
 
 
-def settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what decides the generator: compared when a run is resumed."""
-    assert spec.began is not None
-    without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every", "watch"}
-    decided = spec.began.model_dump(exclude=without)
-    if spec.began.stall is not None:  # it is looked for whenever metrics are written
-        every = (spec.began.metrics_every, spec.began.checkpoint_every, spec.began.watch.every)
-        decided["stall_looked_for_every"] = list(every)
-    return {"seed": spec.seed, **decided}
+class BeganStage(Stage):
+    """Faces to a generator."""
+
+    name = "began"
+    unit = "steps"
+    reads = ("ingest",)
+    writes = ("began",)
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what decides the generator."""
+        section = job.spec.began
+        assert section is not None
+        without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every"}
+        found = section.model_dump(exclude={*without, "watch"})
+        if section.stall is not None:  # it is looked for whenever metrics are written
+            every = (section.metrics_every, section.checkpoint_every, section.watch.every)
+            found["stall_looked_for_every"] = list(every)
+        return {"seed": job.spec.seed, **found}
+
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return the identity of the faces, and the shards that had none when training began."""
+        record = job.run.record(self.name)
+        without = _shards_missing(job.run) if record is None else record.inputs["without_shards"]
+        return {"photos": job.run.identity("ingest"), "without_shards": without}
+
+    def execute(self, job: Job) -> Outcome:
+        """Finish the stage."""
+        section, run, device = job.spec.began, job.run, job.spec.device
+        assert section is not None
+        started = time.time()
+        without = self.inputs(job)["without_shards"]
+        if not _any_face(run):
+            raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
+        if section.min_workers is None:
+            cluster.require(section.workers, "began.workers", device)
+        else:
+            cluster.require(section.min_workers, "began.min_workers", device)
+        if without:
+            log.warning("began: trains without the shards %s, which are not done", without)
+        run.note(self.name, steps=section.steps)
+        first = last_step(run)
+        metrics.truncate(run.metrics, first)
+        telemetry = Telemetry(
+            run,
+            self.name,
+            left=section.steps - first,
+            unit=self.unit,
+            workers=section.workers,
+            gpus_each=1 if cluster.device(device) == "cuda" else 0,
+        )
+        progress = Progress(self.name, section.steps, self.unit, initial=first)
+        with telemetry, progress:
+            watch = _Watch(run, progress, telemetry, first)
+            try:
+                _train(job.spec, run, without)
+            finally:
+                watch.stop()
+        remove_tree(run.began / "ray")
+        run.end(self.name, finished=True, started=started, steps=section.steps - first)
+        return Outcome(_summary(networks.read_meta(run.began / weights.GENERATOR)))
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        section, photos = job.spec.began, job.photos
+        assert section is not None
+        shape = sizes.began_shape(section)
+        g, d = Generator(**shape), Discriminator(**shape)
+        numbers = sum(p.numel() for network in (g, d) for p in network.parameters())
+        faces = ""
+        if photos.count is not None and photos.shard_rows is not None:
+            held, whole = memory_bytes(section, photos.count, photos.shard_rows)
+            faces = f", {sizes.in_bytes(held)} of faces a worker"
+            faces += "" if whole else " at a time, streamed"
+        least = "" if section.min_workers is None else f"{section.min_workers} to "
+        work = (
+            f"{section.steps:,} steps of {section.batch} faces at {section.resolution}x"
+            f"{section.resolution} on {least}{section.workers} workers; {numbers / 1e6:.2f} M "
+            f"weights{faces}"
+        )
+        # A step is G, and D over real and generated faces, forward and twice that back.
+        each = sizes.generator_flops(g) + 2 * sizes.discriminator_flops(d, section.resolution)
+        seconds = section.steps * section.batch * 3 * each / TRAINING_FLOPS
+        return Plan(work, section.steps, seconds)
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check the checkpoints and the finished generator."""
+        yield from check_networks(numbered(run.began / "checkpoints"))
+        yield from check_networks([run.began / weights.GENERATOR], expected=record.finished)
 
 
-def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, Any]:
-    """Return the identity of the faces, and the shards that had none when training began."""
-    record = run.record("began")
-    without = _shards_missing(run) if record is None else record["inputs"]["without_shards"]
-    return {"photos": run.identity("ingest"), "without_shards": without}
-
-
-def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
-    """Finish the stage."""
-    section = spec.began
-    assert section is not None
-    started = time.time()
-    without = inputs(spec, run)["without_shards"]
-    if not _any_face(run):
-        raise RunDirectoryError(f"{run.latents}/photos holds no face to train on")
-    if section.min_workers is None:
-        cluster.require(section.workers, "began.workers", spec.device)
-    else:
-        cluster.require(section.min_workers, "began.min_workers", spec.device)
-    if without:
-        log.warning("began: trains without the shards %s, which are not done", without)
-    run.note("began", steps=section.steps)
-    first = last_step(run)
-    metrics.truncate(run.metrics, first)
-    telemetry = Telemetry(
-        run,
-        "began",
-        left=section.steps - first,
-        unit="steps",
-        workers=section.workers,
-        gpus_each=1 if cluster.device(spec.device) == "cuda" else 0,
-    )
-    with telemetry, Progress("began", section.steps, "steps", initial=first) as progress:
-        watch = _Watch(run, progress, telemetry, first)
-        try:
-            _train(spec, run, without)
-        finally:
-            watch.stop()
-    remove_tree(run.began / "ray")
-    run.end("began", finished=True, started=started, steps=section.steps - first)
-    meta = networks.read_meta(run.began / weights.GENERATOR)
+def _summary(meta: Mapping[str, Any]) -> str:
     said = f"{meta['step']} steps, m_global {meta['m_global']:.4f}, k {meta['k']:.4f}"
     if "diversity_ratio" in meta:
         said += f", diversity {meta['diversity_ratio']:.2f} of the real faces'"
-    return Outcome(said)
+    return said
 
 
 def _train(spec: JobSpec, run: RunDirectory, without: list[int]) -> None:
@@ -229,3 +276,6 @@ def _failures(error: ray.train.TrainingFailedError) -> list[Exception]:
     if isinstance(error, ray.train.WorkerGroupError):
         return list(error.worker_failures.values())
     return [error]
+
+
+STAGE = BeganStage()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import cv2
@@ -12,15 +13,16 @@ import numpy as np
 
 from distfacegan.core import faces
 from distfacegan.errors import UnreadablePhotoError
-from distfacegan.sources import Source, SourceSection
-from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster
-from distfacegan.stages.outcome import Outcome
-from distfacegan.stages.sharded import run_stage
+from distfacegan.sources import Source
+from distfacegan.stages import cluster, sizes
+from distfacegan.stages.sharded import finish_shards
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import latents
 from distfacegan.store.location import Location
+from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
+from distfacegan.store.verification import Finding, check_group
 
 log = logging.getLogger(__name__)
 
@@ -58,61 +60,75 @@ class IngestWorker:
         return (Status.NO_FACE, None) if box is None else (Status.OK, (photo, box))
 
 
-@functools.lru_cache(maxsize=1)  # listing an archive is slow: a process does it once
-def open_source_of(section: SourceSection, seed: int) -> Source:
-    """Open the source that a spec names."""
-    return section.open(seed)
+class IngestStage(Stage):
+    """Photos to faces."""
+
+    name = "ingest"
+    unit = "photos"
+    writes = ("latents.zarr/photos",)
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what decides the faces."""
+        section = job.spec.ingest
+        assert section is not None
+        return {
+            "seed": job.spec.seed,
+            "resolution": section.resolution,
+            "shard_rows": section.shard_rows,
+            "source": {
+                "kind": section.source.kind,
+                "photos": len(job.source.keys),
+                "fingerprint": job.source.fingerprint(),
+            },
+        }
+
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return nothing: the photos are among the settings."""
+        return {}
+
+    def execute(self, job: Job) -> Outcome:
+        """Finish the stage."""
+        section = job.spec.ingest
+        assert section is not None
+        photos = latents.create_group(
+            job.run.latents,
+            "photos",
+            num_rows=len(job.source.keys),
+            shard_rows=section.shard_rows,
+            R=section.resolution,
+        )
+        worker = functools.partial(
+            IngestWorker,
+            source=job.source,
+            store=job.run.latents,
+            markers=job.run.markers(self.name),
+            resolution=section.resolution,
+        )
+        outcome = finish_shards(
+            self, job, latents.plan(photos), worker, workers=cluster.cpu_workers(section.workers)
+        )
+        _name_unreadable(job.source, latents.read(photos, "status"))
+        return outcome
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        photos = job.photos
+        side = photos.resolution
+        assert side is not None
+        work = sizes.in_shards(photos.count, photos.shard_rows, side * side * 3)
+        return Plan(f"{work} at {side}x{side}", photos.count)
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check the faces."""
+        yield from check_group(run, self.name, "photos")
 
 
-def settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what decides the faces: compared when a run is resumed."""
-    assert spec.ingest is not None
-    source = open_source_of(spec.ingest.source, spec.seed)
-    return {
-        "seed": spec.seed,
-        "resolution": spec.ingest.resolution,
-        "shard_rows": spec.ingest.shard_rows,
-        "source": {
-            "kind": spec.ingest.source.kind,
-            "photos": len(source.keys),
-            "fingerprint": source.fingerprint(),
-        },
-    }
-
-
-def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
-    """Return the identities of what the stage reads: nothing of the run directory."""
-    return {}
-
-
-def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
-    """Finish the stage."""
-    assert spec.ingest is not None
-    source = open_source_of(spec.ingest.source, spec.seed)
-    photos = latents.create_group(
-        run.latents,
-        "photos",
-        num_rows=len(source.keys),
-        shard_rows=spec.ingest.shard_rows,
-        R=spec.ingest.resolution,
-    )
-    outcome = run_stage(
-        run,
-        "ingest",
-        latents.plan(photos),
-        IngestWorker,
-        {
-            "source": source,
-            "store": run.latents,
-            "markers": run.markers("ingest"),
-            "resolution": spec.ingest.resolution,
-        },
-        workers=cluster.cpu_workers(spec.ingest.workers),
-        unit="photos",
-    )
-    unreadable = np.flatnonzero(latents.read(photos, "status") == Status.UNREADABLE)
+def _name_unreadable(source: Source, status: np.ndarray) -> None:
+    unreadable = np.flatnonzero(status == Status.UNREADABLE)
     if len(unreadable):
         names = ", ".join(source.keys[row] for row in unreadable[:NAMED])
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
         log.warning("ingest: cannot be read: %s%s", names, more)
-    return outcome
+
+
+STAGE = IngestStage()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,19 +18,24 @@ from torch import Tensor
 from distfacegan import weights
 from distfacegan.core.inversion import SEARCH_SETTINGS, Inversion, Inverter
 from distfacegan.core.pixels import to_images
-from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster, surrogate
+from distfacegan.spec import Invert
+from distfacegan.stages import cluster, sizes, surrogate
 from distfacegan.stages.actors import WorkerError
-from distfacegan.stages.outcome import Outcome
-from distfacegan.stages.sharded import run_stage
+from distfacegan.stages.sharded import finish_shards
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import latents, shards
 from distfacegan.store.location import Location
+from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
+from distfacegan.store.verification import Finding, check_group, check_networks
 
 log = logging.getLogger(__name__)
 
 SAY_EVERY_S = 30
+# Operations a second of one H200, for the plan's guess: a third of the 790 TFLOP/s that its bf16
+# matrix product was measured at.
+INVERSION_FLOPS = 2.6e14
 FOUND = ("z", "loss", "steps")  # what the store keeps of an Inversion
 
 
@@ -118,67 +124,98 @@ def _put(arrays: dict[str, np.ndarray], rows: np.ndarray, found: Inversion) -> N
         arrays[name][rows] = getattr(found, name)
 
 
-def settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what decides the latents: compared when a run is resumed."""
-    section = spec.invert
-    assert section is not None
-    decided = section.model_dump(exclude={"workers", "batch", "generator", "photos"})
-    if section.recipe != "fast":
-        del decided["surrogate"]
-    if section.generator is not None:
-        resolution = spec.ingest.resolution if spec.ingest else None
-        weights.load_generator(section.generator, resolution)  # a misfit is said here
-    if section.photos is not None:
-        RunDirectory(section.photos).identity("ingest")  # no faces there are said here
-    return {"seed": spec.seed, **decided}
+class InvertStage(Stage):
+    """Faces to latents."""
+
+    name = "invert"
+    unit = "faces"
+    reads = ("ingest", "began")
+    writes = ("latents.zarr/latents", "invert")
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what decides the latents."""
+        section = job.spec.invert
+        assert section is not None
+        found = section.model_dump(exclude={"workers", "batch", "generator", "photos"})
+        if section.recipe != "fast":
+            del found["surrogate"]
+        if section.generator is not None:  # a misfit is said here
+            resolution = job.spec.ingest.resolution if job.spec.ingest else None
+            job.generator(section.generator).check_resolution(resolution)
+        if section.photos is not None:
+            RunDirectory(section.photos).identity("ingest")  # no faces there are said here
+        return {"seed": job.spec.seed, **found}
+
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return the identities of the faces and of the generator."""
+        photos_run = _photos_run(job)
+        photos = latents.open_group(photos_run.latents, "photos")
+        generator = _generator(job)
+        generator.check_resolution(latents.lengths(photos)["R"])  # a misfit is said here
+        return {"photos": photos_run.identity("ingest"), "generator": generator.digest}
+
+    def execute(self, job: Job) -> Outcome:
+        """Finish the stage."""
+        section, run = job.spec.invert, job.run
+        assert section is not None
+        photos_run, generator = _photos_run(job), _generator(job)
+        photos = latents.open_group(photos_run.latents, "photos")
+        latents.create_group_of(photos, run.latents, "latents", Z=generator.network.latent_dim)
+        device = cluster.device(job.spec.device)
+        found = {**job.settings(self), "precision": _precision(section.precision, device, run)}
+        worker = functools.partial(
+            InvertWorker,
+            photos=photos_run.latents,
+            store=run.latents,
+            markers=run.markers(self.name),
+            generator=generator.path,
+            search={name: found[name] for name in SEARCH_SETTINGS},
+            batch=section.batch,
+            retry=found["retry"],
+            surrogate_folder=_prepare_surrogate(job, generator),
+            device=device,
+        )
+        return finish_shards(
+            self,
+            job,
+            latents.plan(photos),
+            worker,
+            workers=cluster.gpu_workers(section.workers, job.spec.device),
+            upstream=[shards.done(photos_run.markers("ingest"))],
+            in_flight=2,  # one is read or written while the other is computed
+        )
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        section, photos = job.spec.invert, job.photos
+        assert section is not None
+        network = sizes.generator(job, section.generator)
+        row_bytes = None if network is None else network.latent_dim * 4 + 9
+        retry = section.retry
+        again = f", the worst {retry.worst:.3%} from {retry.starts} starts" if retry else ""
+        work = sizes.in_shards(photos.count, photos.shard_rows, row_bytes)
+        work += f", {section.recipe}, {section.steps} steps{again}"
+        if network is None or photos.count is None:
+            return Plan(work, photos.count)
+        # A step is G forward and its gradient by z, which takes as long again.
+        operations = photos.count * _steps_of_a_face(section) * 2 * sizes.generator_flops(network)
+        return Plan(work, photos.count, operations / INVERSION_FLOPS)
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check the latents, and what recipe fast learnt."""
+        fast = record.settings.get("recipe") == "fast"
+        yield from check_networks([run.surrogate], expected=fast and record.finished)
+        yield from check_group(run, self.name, "latents")
 
 
-def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
-    """Return the identities of what the stage reads."""
-    section = spec.invert
-    assert section is not None
-    generator = weights.generator_path(run, section.generator)
-    photos_run = _photos_run(spec, run)
-    photos = latents.open_group(photos_run.latents, "photos")
-    weights.load_generator(generator, latents.lengths(photos)["R"])  # a misfit is said here
-    return {
-        "photos": photos_run.identity("ingest"),
-        "generator": weights.digest(generator, weights.GENERATOR),
-    }
-
-
-def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
-    """Finish the stage."""
-    section = spec.invert
-    assert section is not None
-    photos_run = _photos_run(spec, run)
-    photos = latents.open_group(photos_run.latents, "photos")
-    path = weights.generator_path(run, section.generator)
-    generator = weights.load_generator(path)
-    latents.create_group_of(photos, run.latents, "latents", Z=generator.latent_dim)
-    device = cluster.device(spec.device)
-    decided = {**settings(spec), "precision": _precision(section.precision, device, run)}
-    return run_stage(
-        run,
-        "invert",
-        latents.plan(photos),
-        InvertWorker,
-        {
-            "photos": photos_run.latents,
-            "store": run.latents,
-            "markers": run.markers("invert"),
-            "generator": path,
-            "search": {name: decided[name] for name in SEARCH_SETTINGS},
-            "batch": section.batch,
-            "retry": decided["retry"],
-            "surrogate_folder": _prepare_surrogate(spec, run, path),
-            "device": device,
-        },
-        workers=cluster.gpu_workers(section.workers, spec.device),
-        unit="faces",
-        upstream=[shards.done(photos_run.markers("ingest"))],
-        in_flight=2,  # one is read or written while the other is computed
-    )
+def _steps_of_a_face(section: Invert) -> float:
+    """Return the generator steps of one face, in the mean."""
+    retry = section.retry
+    assert section.steps is not None  # a spec fills them in
+    if retry is None:
+        return section.steps
+    assert retry.steps is not None
+    return section.steps + retry.worst * retry.starts * retry.steps
 
 
 def _precision(asked: str, device: str, run: RunDirectory) -> str:
@@ -187,32 +224,35 @@ def _precision(asked: str, device: str, run: RunDirectory) -> str:
     assert record is not None
     if asked == "auto":
         of_device = "fp32" if device == "cpu" else "bf16"
-        asked = record.get("precision", of_device)
+        asked = record.precision or of_device
     run.note("invert", precision=asked)
     return asked
 
 
-def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Location) -> Location | None:
+def _prepare_surrogate(job: Job, generator: weights.LoadedGenerator) -> Location | None:
     """Return the folder of the surrogate that recipe fast needs, made first where it is not."""
-    section = spec.invert
+    section, folder = job.spec.invert, job.run.surrogate
     assert section is not None
     if section.recipe != "fast":
         return None
-    digest = weights.digest(generator, weights.GENERATOR)
-    made_of = {"seed": spec.seed, "generator": digest, **section.surrogate.model_dump()}
-    if not surrogate.is_ready(run.surrogate, made_of):
+    made_of = {
+        "seed": job.spec.seed,
+        "generator": generator.digest,
+        **section.surrogate.model_dump(),
+    }
+    if not surrogate.is_ready(folder, made_of):
         log.info(
             "invert: learns the generator's pictures, once: %d pictures, %d steps",
             section.surrogate.pictures,
             section.surrogate.steps,
         )
-        _, resources = cluster.gpu_workers(1, spec.device)
+        _, resources = cluster.gpu_workers(1, job.spec.device)
         task: Any = ray.remote(surrogate.prepare)  # type: ignore[arg-type]
         made = task.options(**resources).remote(
-            run.surrogate, generator, made_of, device=cluster.device(spec.device)
+            folder, generator.path, made_of, device=cluster.device(job.spec.device)
         )
         while not ray.wait([made], timeout=SAY_EVERY_S)[0]:
-            log.info("invert: the surrogate %s", surrogate.progress(run.surrogate, made_of))
+            log.info("invert: the surrogate %s", surrogate.progress(folder, made_of))
         try:
             ray.get(made)
         except ray.exceptions.RayTaskError as error:
@@ -222,10 +262,18 @@ def _prepare_surrogate(spec: JobSpec, run: RunDirectory, generator: Location) ->
                 f"the worker that learns the generator's pictures was lost ({error}); "
                 "the same command goes on from its last checkpoint"
             ) from error
-    surrogate.discard_drafts(run.surrogate)
-    return run.surrogate
+    surrogate.discard_drafts(folder)
+    return folder
 
 
-def _photos_run(spec: JobSpec, run: RunDirectory) -> RunDirectory:
-    assert spec.invert is not None
-    return run if spec.invert.photos is None else RunDirectory(spec.invert.photos)
+def _generator(job: Job) -> weights.LoadedGenerator:
+    assert job.spec.invert is not None
+    return job.generator(weights.generator_path(job.run, job.spec.invert.generator))
+
+
+def _photos_run(job: Job) -> RunDirectory:
+    assert job.spec.invert is not None
+    return job.run if job.spec.invert.photos is None else RunDirectory(job.spec.invert.photos)
+
+
+STAGE = InvertStage()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +17,17 @@ from distfacegan.core import faces
 from distfacegan.core.detectors import DetectorSettings, trusted
 from distfacegan.core.landmarks import distance, five_points, nme
 from distfacegan.sources import Source
-from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster, ingest
-from distfacegan.stages.outcome import Outcome
-from distfacegan.stages.sharded import run_stage
+from distfacegan.stages import cluster, ingest, sizes
+from distfacegan.stages.sharded import finish_shards
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, latents, shards
 from distfacegan.store.location import Location
+from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
+from distfacegan.store.verification import Finding, check_group
+
+ROW_BYTES = 49 * 12 + 5  # of the landmarks, scores, deviation and status of a face
 
 
 class LandmarkWorker:
@@ -99,61 +104,81 @@ def deviation(points: np.ndarray, own: np.ndarray) -> float:
     return float(distance(five_points(points), own).mean() / distance(own[0], own[1]))
 
 
-def settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what decides the landmarks: compared when a run is resumed."""
-    section = spec.landmarks
-    assert section is not None
-    section.detector.check(_photos(spec), spec.ingest.source.kind if spec.ingest else "")
-    own = dataclasses.asdict(section.detector)  # type: ignore[call-overload]
-    digests = {key: files.file_digest(each) for key, each in own.items() if isinstance(each, Path)}
-    return {
-        "seed": spec.seed,
-        "detector": own.pop("kind"),
-        "model": None,
-        **own,
-        **digests,
-        "min_score": section.min_score,
-    }
+class LandmarkStage(Stage):
+    """Faces to landmarks."""
+
+    name = "landmarks"
+    unit = "faces"
+    reads = ("ingest",)
+    writes = ("latents.zarr/landmarks",)
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what decides the landmarks."""
+        section = job.spec.landmarks
+        assert section is not None
+        kind_of_source = job.spec.ingest.source.kind if job.spec.ingest else ""
+        section.detector.check(_photos(job), kind_of_source)
+        own = dataclasses.asdict(section.detector)  # type: ignore[call-overload]
+        paths = {key: each for key, each in own.items() if isinstance(each, Path)}
+        return {
+            "seed": job.spec.seed,
+            "detector": own.pop("kind"),
+            "model": None,
+            **own,
+            **{key: files.file_digest(path) for key, path in paths.items()},
+            "min_score": section.min_score,
+        }
+
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return the identity of the faces."""
+        if job.spec.ingest is not None:  # points of these photos and no others
+            job.check(ingest.STAGE)
+        return {"photos": job.run.identity("ingest")}
+
+    def execute(self, job: Job) -> Outcome:
+        """Finish the stage."""
+        section, run = job.spec.landmarks, job.run
+        assert section is not None
+        photos = latents.open_group(run.latents, "photos")
+        latents.create_group_of(photos, run.latents, "landmarks")
+        worker = functools.partial(
+            LandmarkWorker,
+            store=run.latents,
+            markers=run.markers(self.name),
+            detector=section.detector,
+            min_score=section.least_score,
+            source=_photos(job),
+            device=cluster.device(job.spec.device),
+        )
+        if section.detector.needs_gpu:
+            workers, in_flight = cluster.gpu_workers(section.workers, job.spec.device), 2
+        else:
+            workers, in_flight = cluster.cpu_workers(section.workers), 1
+        return finish_shards(
+            self,
+            job,
+            latents.plan(photos),
+            worker,
+            workers=workers,
+            upstream=[shards.done(run.markers("ingest"))],
+            in_flight=in_flight,  # one is read or written while the other is computed
+        )
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        assert job.spec.landmarks is not None
+        photos = job.photos
+        work = sizes.in_shards(photos.count, photos.shard_rows, ROW_BYTES)
+        return Plan(f"{work}, detector {job.spec.landmarks.detector.kind}", photos.count)
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check the landmarks."""
+        yield from check_group(run, self.name, "landmarks")
 
 
-def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
-    """Return the identities of what the stage reads."""
-    if spec.ingest is not None:
-        run.check("ingest", ingest.settings(spec))  # points of these photos and no others
-    return {"photos": run.identity("ingest")}
-
-
-def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
-    """Finish the stage."""
-    section = spec.landmarks
-    assert section is not None
-    photos = latents.open_group(run.latents, "photos")
-    plan = latents.plan(photos)
-    latents.create_group_of(photos, run.latents, "landmarks")
-    if section.detector.needs_gpu:
-        workers, in_flight = cluster.gpu_workers(section.workers, spec.device), 2
-    else:
-        workers, in_flight = cluster.cpu_workers(section.workers), 1
-    return run_stage(
-        run,
-        "landmarks",
-        plan,
-        LandmarkWorker,
-        {
-            "store": run.latents,
-            "markers": run.markers("landmarks"),
-            "detector": section.detector,
-            "min_score": section.least_score,
-            "source": _photos(spec),
-            "device": cluster.device(spec.device),
-        },
-        workers=workers,
-        unit="faces",
-        upstream=[shards.done(run.markers("ingest"))],
-        in_flight=in_flight,  # one is read or written while the other is computed
-    )
-
-
-def _photos(spec: JobSpec) -> Source | None:
+def _photos(job: Job) -> Source | None:
     """Return the source of the photos, if the spec has one."""
-    return ingest.open_source_of(spec.ingest.source, spec.seed) if spec.ingest else None
+    return job.source if job.spec.ingest else None
+
+
+STAGE = LandmarkStage()

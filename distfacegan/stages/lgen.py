@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,18 +18,20 @@ from distfacegan.core.landmarks import nme
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
-from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster
-from distfacegan.stages.lgen_search import VARIED, Rows, Variant, choose, fit, gpu_share
-from distfacegan.stages.outcome import Outcome
+from distfacegan.stages.lgen_search import GPU_SHARE, VARIED, Rows, Variant, choose, fit, gpu_share
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.location import remove_tree
+from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
+from distfacegan.store.verification import Finding, check_networks, check_present
 
 log = logging.getLogger(__name__)
 
 MIN_ROWS = 50
+STEP_S = 5e-4  # of a training step on a GPU, for the plan: a guess
 NUM_GENERATED = 200  # faces on which L-Gen is held against the detector
 
 
@@ -53,57 +55,80 @@ def load_rows(
     return latents.read(z_group, "z")[good], latents.read(points_group, "points")[good]
 
 
-def settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what decides L-Gen: compared when a run is resumed."""
-    assert spec.lgen is not None
-    return {"seed": spec.seed, **spec.lgen.model_dump()}
+class LGenStage(Stage):
+    """Latents and landmarks to a landmark generator."""
 
+    name = "lgen"
+    unit = "trials"
+    reads = ("landmarks", "invert")
+    writes = ("lgen",)
 
-def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, Any]:
-    """Return the identities of what the stage reads."""
-    record = run.record("lgen")
-    without = _shards_missing(run) if record is None else record["inputs"]["without_shards"]
-    return {
-        "landmarks": run.identity("landmarks"),
-        "latents": run.identity("invert"),
-        "without_shards": without,
-    }
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what decides L-Gen."""
+        assert job.spec.lgen is not None
+        return {"seed": job.spec.seed, **job.spec.lgen.model_dump()}
 
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return the identities of landmarks and latents, and the shards that lacked either."""
+        run = job.run
+        record = run.record(self.name)
+        without = _shards_missing(run) if record is None else record.inputs["without_shards"]
+        return {
+            "landmarks": run.identity("landmarks"),
+            "latents": run.identity("invert"),
+            "without_shards": without,
+        }
 
-def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
-    """Finish the stage."""
-    section = spec.lgen
-    assert section is not None
-    started = time.time()
-    without = inputs(spec, run)["without_shards"]
-    if without:
-        log.warning("lgen: learns without the shards %s, which are not done", without)
-    if spec.device == "cuda":
-        cluster.require(1, "lgen", spec.device)
-    device = cluster.device(spec.device)
-    rows = ray.put(Rows(*load_rows(run, without), section, spec.seed))
-    trials = choose(run, section, spec.seed, rows, device)
-    best = {name: trials[0][name] for name in VARIED}
-    task: Any = ray.remote(fit)  # type: ignore[arg-type]
-    task = task.options(num_cpus=1, num_gpus=gpu_share(device))
-    chosen, final = ray.get(
-        [
-            task.remote(best, section.epochs, spec.seed, rows, on=on, device=device)
-            for on in ("train", "all")
-        ]
-    )
-    data = ray.get(rows)
-    evaluation = _evaluate(data, chosen, trials) | _against_detector(spec, run, data, final)
-    for name, network in (("held_out", chosen), ("final", final)):
-        meta = {"stage": "lgen", "seed": spec.seed, "variant": best, "evaluation": evaluation}
-        networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
-    files.write_json(run.lgen / "trials.json", trials)
-    files.write_json(run.lgen / "evaluation.json", evaluation)
-    remove_tree(run.lgen / "tune")
-    run.end("lgen", finished=True, started=started, rows=len(data.z))
-    return Outcome(
-        f"NME {evaluation['nme']:.4f} on test rows, mean shape {evaluation['nme_mean_shape']:.4f}"
-    )
+    def execute(self, job: Job) -> Outcome:
+        """Finish the stage."""
+        spec, run, section = job.spec, job.run, job.spec.lgen
+        assert section is not None
+        started = time.time()
+        without = self.inputs(job)["without_shards"]
+        if without:
+            log.warning("lgen: learns without the shards %s, which are not done", without)
+        if spec.device == "cuda":
+            cluster.require(1, self.name, spec.device)
+        device = cluster.device(spec.device)
+        rows = ray.put(Rows(*load_rows(run, without), section, spec.seed))
+        trials = choose(run, section, spec.seed, rows, device)
+        best = {name: trials[0][name] for name in VARIED}
+        task: Any = ray.remote(fit)  # type: ignore[arg-type]
+        task = task.options(num_cpus=1, num_gpus=gpu_share(device))
+        chosen, final = ray.get(
+            [
+                task.remote(best, section.epochs, spec.seed, rows, on=on, device=device)
+                for on in ("train", "all")
+            ]
+        )
+        data = ray.get(rows)
+        evaluation = _evaluate(data, chosen, trials) | _against_detector(job, data, final)
+        for name, network in (("held_out", chosen), ("final", final)):
+            meta = {"stage": "lgen", "seed": spec.seed, "variant": best, "evaluation": evaluation}
+            networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
+        files.write_json(run.lgen / "trials.json", trials)
+        files.write_json(run.lgen / "evaluation.json", evaluation)
+        remove_tree(run.lgen / "tune")
+        run.end(self.name, finished=True, started=started, rows=len(data.z))
+        nme, mean_shape = evaluation["nme"], evaluation["nme_mean_shape"]
+        return Outcome(f"NME {nme:.4f} on test rows, mean shape {mean_shape:.4f}")
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        section, rows = job.spec.lgen, job.photos.count
+        assert section is not None
+        work = f"{section.trials} trials of {section.epochs} epochs, then two trainings of the best"
+        if rows is None:
+            return Plan(work, section.trials)
+        steps = -(-rows // section.batch) * section.epochs * (section.trials + 2)
+        return Plan(work, section.trials, steps * STEP_S * GPU_SHARE)
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check the networks, and that what goes with them is there."""
+        folders = [run.lgen / "final", run.lgen / "held_out"]
+        yield from check_networks(folders, expected=record.finished)
+        if record.finished:
+            yield from check_present([run.lgen / "evaluation.json", run.lgen / "trials.json"])
 
 
 def _shards_missing(run: RunDirectory) -> list[int]:
@@ -128,18 +153,16 @@ def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Variant])
     }
 
 
-def _against_detector(
-    spec: JobSpec, run: RunDirectory, rows: Rows, final: lgen.LandmarkGenerator
-) -> dict[str, Any]:
+def _against_detector(job: Job, rows: Rows, final: lgen.LandmarkGenerator) -> dict[str, Any]:
     """Hold L-Gen and the mean shape against the detector, run on generated faces.
 
     Empty where the landmarks are the source's annotations: nobody annotates a generated face.
     """
-    section = spec.landmarks
+    spec, section = job.spec, job.spec.landmarks
     if section is None or not section.detector.finds:
         return {}
     given = spec.invert.generator if spec.invert else None
-    generator = weights.load_generator(weights.generator_path(run, given))
+    generator = job.generator(weights.generator_path(job.run, given)).network
     drawn = uniform_latents(
         spec.seed, range(NUM_GENERATED), generator.latent_dim, stream="evaluation"
     )
@@ -154,3 +177,6 @@ def _against_detector(
         evaluation["nme_generated"] = float(nme(points[good], detected[good]).mean())
         evaluation["nme_generated_mean_shape"] = float(nme(mean_shape, detected[good]).mean())
     return evaluation
+
+
+STAGE = LGenStage()

@@ -15,10 +15,9 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 from distfacegan.stages import cluster
-from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, Actors, NodeLostError
+from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, Actors, NodeLostError, Worker
 from distfacegan.store.shards import Shard, ShardStats
 
 log = logging.getLogger(__name__)
@@ -39,8 +38,7 @@ class SetAside:
 
 
 def run_shards(
-    worker: Callable[..., Any],
-    arguments: Mapping[str, Any],
+    worker: Callable[[], Worker],
     todo: Sequence[Shard],
     *,
     num_workers: int | None,
@@ -50,7 +48,7 @@ def run_shards(
     on_size: Callable[[int], None] = lambda num_workers: None,
     in_flight: int = 1,
 ) -> list[SetAside]:
-    """Run ``worker(**arguments).run(shard)`` for every shard in actors, and return the failures.
+    """Run ``worker().run(shard)`` for every shard in actors, and return the failures.
 
     `resources` is what one actor takes (num_cpus, num_gpus). There are `num_workers` actors, some
     of which may wait for a place in the cluster; with None as many as the cluster has room for, at
@@ -66,7 +64,7 @@ def run_shards(
     """
     if not todo:
         return []
-    shards, actors = _Shards(todo), Actors(worker, arguments, resources, in_flight)
+    shards, actors = _Shards(todo), Actors(worker, resources, in_flight)
     look_at, say_at = 0.0, time.monotonic() + SAY_FIRST_S
 
     def take_down() -> None:

@@ -3,27 +3,46 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from distfacegan import report
-from distfacegan.spec import JobSpec
-from distfacegan.stages.outcome import Outcome
-from distfacegan.store.run_directory import RunDirectory
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
+from distfacegan.store.records import StageRecord
+from distfacegan.store.run_directory import STAGES, RunDirectory
+from distfacegan.store.verification import Finding, check_present
 
 
-def settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what decides the report: the run directory alone."""
-    return {}
+class ReportStage(Stage):
+    """The run directory to a page."""
+
+    name = "report"
+    reads = STAGES[:-1]
+    writes = ("report",)
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return nothing: the run directory alone decides the report."""
+        return {}
+
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return nothing: any part of a run directory will do."""
+        return {}
+
+    def execute(self, job: Job) -> Outcome:
+        """Write the page and its numbers."""
+        started = time.time()
+        page = report.write(job.run)
+        job.run.end(self.name, finished=True, started=started)
+        return Outcome(f"{page}")
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        return Plan("a page and its numbers")
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check that the page is there."""
+        if record.finished:
+            yield from check_present([run.report / "index.html"])
 
 
-def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
-    """Return the identities of what the stage reads: any part of a run directory will do."""
-    return {}
-
-
-def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
-    """Write the page and its numbers."""
-    started = time.time()
-    page = report.write(run)
-    run.end("report", finished=True, started=started)
-    return Outcome(f"{page}")
+STAGE = ReportStage()

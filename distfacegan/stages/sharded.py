@@ -1,4 +1,4 @@
-"""What the stages that work shard by shard have in common: what is left, the pool, the record."""
+"""What the stages that work shard by shard have in common: what is left to do, and the record."""
 
 from __future__ import annotations
 
@@ -6,70 +6,61 @@ import collections
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any
 
-from distfacegan.stages.outcome import Outcome
-from distfacegan.stages.pool import run_shards
+from distfacegan.stages.actors import Worker
+from distfacegan.stages.pool import SetAside, run_shards
 from distfacegan.stages.progress import Progress
+from distfacegan.stages.stage import Job, Outcome, Stage
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store import shards
-from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats
 
 log = logging.getLogger(__name__)
 
 
-def run_stage(
-    run: RunDirectory,
-    stage: str,
+def finish_shards(
+    stage: Stage,
+    job: Job,
     plan: Sequence[Shard],
-    worker: Callable[..., Any],
-    arguments: Mapping[str, Any],
+    worker: Callable[[], Worker],
     *,
     workers: tuple[int | None, Mapping[str, float]],
-    unit: str,
     upstream: Sequence[Collection[int]] = (),
     in_flight: int = 1,
 ) -> Outcome:
     """Finish a stage whose record was begun: run every shard that has no marker yet.
 
-    A worker is given up to `in_flight` shards at once, from as many threads.
-    `upstream` gives the done shards of the stages that this one reads; a shard that one of them
-    lacks is left for the next run, which will have tried it again.
+    `worker` constructs the worker of an actor, which is given up to `in_flight` shards at once,
+    from as many threads. `upstream` gives the done shards of the stages that this one reads. A
+    shard that one of them lacks is left for the next run, which will have tried it again.
     """
     started = time.time()
-    markers = run.markers(stage)
-    run.note(stage, rows=sum(map(len, plan)), shards=len(plan))
-    made = shards.read_markers(markers)
-    done = {stats.shard for stats in made}
-    ready = [s for s in plan if all(s.index in indices for indices in upstream)]
-    todo = [s for s in ready if s.index not in done]
-    totals = shards.totals(made)
-    statuses, sums = (collections.Counter(totals[name]) for name in ("statuses", "sums"))
-    failures: collections.Counter[str] = collections.Counter()
+    num_rows = sum(map(len, plan))
+    job.run.note(stage.name, rows=num_rows, shards=len(plan))
     num_workers, resources = workers
+    tally = _Tally(shards.read_markers(job.run.markers(stage.name)))
+    ready = [s for s in plan if all(s.index in indices for indices in upstream)]
+    todo = [s for s in ready if s.index not in tally.done]
     telemetry = Telemetry(
-        run,
-        stage,
-        left=sum(map(len, plan)) - totals["rows"],
+        job.run,
+        stage.name,
+        left=num_rows - tally.rows,
         gpus_each=resources.get("num_gpus", 0),
     )
-    with telemetry, Progress(stage, sum(map(len, plan)), unit, initial=totals["rows"]) as progress:
+    progress = Progress(stage.name, num_rows, stage.unit, initial=tally.rows)
+    with telemetry, progress:
 
         def advance(stats: ShardStats) -> None:
-            done.add(stats.shard)
-            statuses.update(stats.statuses)
-            sums.update(stats.sums)
+            tally.add(stats)
             telemetry.shard(stats)
-            progress.advance(stats.stop - stats.start, shards.in_words(statuses, sums))
+            progress.advance(stats.stop - stats.start, tally.in_words())
 
         def fail(error: Exception) -> None:
-            failures[type(error).__name__] += 1
+            tally.failures[type(error).__name__] += 1
             telemetry.failed(error)
 
         set_aside = run_shards(
             worker,
-            arguments,
             todo,
             num_workers=num_workers,
             resources=resources,
@@ -79,21 +70,56 @@ def run_stage(
             in_flight=in_flight,
         )
         telemetry.set_aside(len(set_aside))
+    return _end(stage, job, tally, set_aside, len(plan), started, len(todo))
+
+
+class _Tally:
+    """What is done of a stage, by this run and those before."""
+
+    def __init__(self, markers: list[ShardStats]) -> None:
+        self.done: set[int] = set()
+        self.rows = 0
+        self.failures: collections.Counter[str] = collections.Counter()  # of this run, by error
+        self._statuses: collections.Counter[str] = collections.Counter()
+        self._sums: collections.Counter[str] = collections.Counter()
+        for marker in markers:
+            self.add(marker)
+
+    def add(self, stats: ShardStats) -> None:
+        self.done.add(stats.shard)
+        self.rows += stats.stop - stats.start
+        self._statuses.update(stats.statuses)
+        self._sums.update(stats.sums)
+
+    def in_words(self) -> str:
+        return shards.in_words(self._statuses, self._sums)
+
+
+def _end(
+    stage: Stage,
+    job: Job,
+    tally: _Tally,
+    set_aside: list[SetAside],
+    num_shards: int,
+    started: float,
+    num_todo: int,
+) -> Outcome:
+    """Record how the run of a stage went."""
     for failure in set_aside:
-        log.error("%s: %s set aside: %s", stage, failure.shard, failure.reason)
-    left = len(plan) - len(done)
+        log.error("%s: %s set aside: %s", stage.name, failure.shard, failure.reason)
+    left = num_shards - len(tally.done)
     names = {str(failure.shard.index): failure.reason for failure in set_aside}
     try:
-        run.end(
-            stage,
+        job.run.end(
+            stage.name,
             finished=left == 0,
             started=started,
-            shards=len(todo),
+            shards=num_todo,
             set_aside=names,
-            failures=failures,
+            failures=tally.failures,
         )
     except OSError as error:
         if not left:
             raise
-        log.error("%s: no record is kept of this run: %s", stage, error)  # the disk is full
-    return Outcome(shards.in_words(statuses, sums), left, list(names))
+        log.error("%s: no record is kept of this run: %s", stage.name, error)  # the disk is full
+    return Outcome(tally.in_words(), left, list(names))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -12,16 +13,20 @@ import torch
 from distfacegan import weights
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
-from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster
-from distfacegan.stages.outcome import Outcome
-from distfacegan.stages.sharded import run_stage
+from distfacegan.stages import cluster, sizes
+from distfacegan.stages.sharded import finish_shards
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import dataset, files, shards
 from distfacegan.store.location import Location
+from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
+from distfacegan.store.verification import Finding, check_present, check_shard_files
 
 BATCH = 250  # faces generated together
+JPEG_BITS_PER_PIXEL = 3.0  # of a face at quality 95
+LABEL_BYTES = 2000  # of a sample's labels
+GENERATION_FLOPS = 2.6e14  # a second of one H200, for the plan: a guess
 
 
 class SynthesizeWorker:
@@ -82,70 +87,91 @@ class SynthesizeWorker:
         }
 
 
-def settings(spec: JobSpec) -> dict[str, Any]:
-    """Return what decides the samples: compared when a run is resumed."""
-    section = spec.synthesize
+class SynthesizeStage(Stage):
+    """Latents to new faces with landmarks."""
+
+    name = "synthesize"
+    unit = "faces"
+    reads = ("began", "lgen")
+    writes = ("synthetic",)
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what decides the samples."""
+        section = job.spec.synthesize
+        assert section is not None
+        if section.generator is not None:
+            job.generator(section.generator)  # bad weights are said here
+        if section.lgen is not None:
+            weights.digest(section.lgen, weights.LGEN)
+        found = section.model_dump(exclude={"workers", "generator", "lgen"})
+        return {"seed": job.spec.seed, **found}
+
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return the digests of the networks."""
+        generator, lgen = _networks(job)
+        weights.load_lgen(lgen, generator.network.latent_dim)  # a misfit is said here
+        return {"generator": generator.digest, "lgen": weights.digest(lgen, weights.LGEN)}
+
+    def execute(self, job: Job) -> Outcome:
+        """Finish the stage."""
+        section, run = job.spec.synthesize, job.run
+        assert section is not None
+        generator, lgen = _networks(job)
+        plan = shards.split(section.count, section.shard_rows)
+        errors = weights.lgen_evaluation(lgen)
+        manifest = {
+            "name": job.spec.name,
+            "count": section.count,
+            "shards": len(plan),
+            "shard_rows": section.shard_rows,
+            "resolution": generator.network.resolution,
+            "latent_dim": generator.network.latent_dim,
+            "seed": job.spec.seed,
+            **self.inputs(job),
+            "nme": errors.get("nme", "not measured"),
+            "nme_mean_shape": errors.get("nme_mean_shape", "not measured"),
+        }
+        dataset.write_manifest(run.synthetic, manifest)
+        worker = functools.partial(
+            SynthesizeWorker,
+            folder=run.synthetic,
+            markers=run.markers(self.name),
+            generator=generator.path,
+            lgen=lgen,
+            seed=job.spec.seed,
+            jpeg_quality=section.jpeg_quality,
+            device=cluster.device(job.spec.device),
+        )
+        workers = cluster.gpu_workers(section.workers, job.spec.device)
+        return finish_shards(self, job, plan, worker, workers=workers)
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        section = job.spec.synthesize
+        assert section is not None
+        network = sizes.generator(job, section.generator)
+        if network is None:
+            return Plan(sizes.in_shards(section.count, section.shard_rows, None), section.count)
+        sample_bytes = network.resolution**2 * JPEG_BITS_PER_PIXEL / 8 + LABEL_BYTES
+        work = sizes.in_shards(section.count, section.shard_rows, sample_bytes)
+        work += f" of {network.resolution}x{network.resolution}"
+        seconds = section.count * sizes.generator_flops(network) / GENERATION_FLOPS
+        return Plan(work, section.count, seconds)
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check the files of the shards."""
+        plan = shards.split(record.settings["count"], record.settings["shard_rows"])
+        path_of = functools.partial(dataset.shard_path, run.synthetic)
+        yield from check_shard_files(run, self.name, plan, path_of)
+        if record.finished:
+            yield from check_present([run.synthetic / "manifest.json"])
+
+
+def _networks(job: Job) -> tuple[weights.LoadedGenerator, Location]:
+    section = job.spec.synthesize
     assert section is not None
-    if section.generator is not None:
-        weights.load_generator(section.generator)  # bad weights are said here
-    if section.lgen is not None:
-        weights.digest(section.lgen, weights.LGEN)
-    decided = section.model_dump(exclude={"workers", "generator", "lgen"})
-    return {"seed": spec.seed, **decided}
+    generator = job.generator(weights.generator_path(job.run, section.generator))
+    return generator, weights.lgen_path(job.run, section.lgen)
 
 
-def inputs(spec: JobSpec, run: RunDirectory) -> dict[str, str]:
-    """Return the digests of the networks."""
-    generator, lgen = _networks(spec, run)
-    weights.load_lgen(lgen, weights.load_generator(generator).latent_dim)  # a misfit is said here
-    return {
-        "generator": weights.digest(generator, weights.GENERATOR),
-        "lgen": weights.digest(lgen, weights.LGEN),
-    }
-
-
-def execute(spec: JobSpec, run: RunDirectory) -> Outcome:
-    """Finish the stage."""
-    section = spec.synthesize
-    assert section is not None
-    generator_path, lgen_path = _networks(spec, run)
-    generator = weights.load_generator(generator_path)
-    plan = shards.split(section.count, section.shard_rows)
-    errors = weights.lgen_evaluation(lgen_path)
-    manifest = {
-        "name": spec.name,
-        "count": section.count,
-        "shards": len(plan),
-        "shard_rows": section.shard_rows,
-        "resolution": generator.resolution,
-        "latent_dim": generator.latent_dim,
-        "seed": spec.seed,
-        **inputs(spec, run),
-        "nme": errors.get("nme", "not measured"),
-        "nme_mean_shape": errors.get("nme_mean_shape", "not measured"),
-    }
-    dataset.write_manifest(run.synthetic, manifest)
-    return run_stage(
-        run,
-        "synthesize",
-        plan,
-        SynthesizeWorker,
-        {
-            "folder": run.synthetic,
-            "markers": run.markers("synthesize"),
-            "generator": generator_path,
-            "lgen": lgen_path,
-            "seed": spec.seed,
-            "jpeg_quality": section.jpeg_quality,
-            "device": cluster.device(spec.device),
-        },
-        workers=cluster.gpu_workers(section.workers, spec.device),
-        unit="faces",
-    )
-
-
-def _networks(spec: JobSpec, run: RunDirectory) -> tuple[Location, Location]:
-    section = spec.synthesize
-    assert section is not None
-    generator = weights.generator_path(run, section.generator)
-    return generator, weights.lgen_path(run, section.lgen)
+STAGE = SynthesizeStage()

@@ -8,6 +8,9 @@
 Fill is 0, "" or NaN, and status 0 is pending. One shard of rows is one Zarr shard of every array,
 written whole by one worker: no two writers ever meet in one file. Chunks carry checksums, so that
 damage is an error of the reader and never a wrong face.
+
+A group keeps the arrays that it was created with. One that an earlier version created may lack
+arrays of the schema: they read as their fill, and are not written.
 """
 
 from __future__ import annotations
@@ -22,8 +25,9 @@ from zarr.codecs import ZstdCodec
 from zarr.core.sync import sync
 from zarr.storage import LocalStore, ObjectStore
 
+from distfacegan import __version__
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import files, shards
+from distfacegan.store import files, formats, shards
 from distfacegan.store.location import Location, object_store
 from distfacegan.store.shards import Shard, ShardStats
 
@@ -79,20 +83,21 @@ def create_group(
     """Create the arrays of group `name`, or open them if they are there already.
 
     `lengths` gives the letters of the schema (R, Z). Raises RunDirectoryError if the arrays on
-    disk are of other lengths.
+    disk are of other lengths, or if there are some that this version cannot write.
     """
     root = zarr.open_group(_zarr_store(store), mode="a")
     if name in root and "shard_rows" in root[name].attrs:
         group = open_group(store, name)
-        found = schema_differences(group, num_rows=num_rows, shard_rows=shard_rows, **lengths)
+        found = shape_differences(group, num_rows=num_rows, shard_rows=shard_rows, **lengths)
         if found:
             raise RunDirectoryError("\n".join([f"{store}/{name} has another shape:", *found]))
+        _refuse_unknown_arrays(group)
         return group
     group = root.create_group(name, overwrite=True)
     for array, schema in GROUPS[name].items():
         _create_array(group, array, schema, num_rows, shard_rows, lengths)
     # Goes last: a group without it was interrupted while being made, and is made again.
-    group.attrs["shard_rows"] = shard_rows
+    group.attrs.update({"shard_rows": shard_rows, **formats.stamp()})
     return open_group(store, name)
 
 
@@ -103,25 +108,23 @@ def create_group_of(photos: zarr.Group, store: Location, name: str, **lengths: i
 
 
 def open_group(store: Location, name: str) -> zarr.Group:
-    """Open group `name` for reading and writing; raises RunDirectoryError if it is not there."""
+    """Open group `name` for reading and writing.
+
+    Raises RunDirectoryError if it is not there, NewerFormatError if this version cannot read it.
+    """
     try:
-        return zarr.open_group(_zarr_store(store), path=name, mode="r+")
+        group = zarr.open_group(_zarr_store(store), path=name, mode="r+")
     except (FileNotFoundError, KeyError):
         raise RunDirectoryError(
             f"{store} has no group {name!r}: run the stage {WRITTEN_BY[name]} first"
         ) from None
+    formats.check(f"{store}/{name}", group.attrs)
+    return group
 
 
 def blank(group: zarr.Group, rows: int) -> dict[str, np.ndarray]:
     """Return the arrays of a group for `rows` rows, each holding its fill: to be worked on."""
-    return {
-        name: np.full(
-            (rows, *_array(group, name).shape[1:]),
-            schema.fill,
-            dtype=object if schema.dtype == "str" else schema.dtype,
-        )
-        for name, schema in GROUPS[group.basename].items()
-    }
+    return {name: _filled(group, name, rows) for name in GROUPS[group.basename]}
 
 
 def num_rows(group: zarr.Group) -> int:
@@ -140,8 +143,13 @@ def plan(group: zarr.Group) -> list[Shard]:
 
 
 def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np.ndarray:
-    """Return rows of an array; damage is a RunDirectoryError that names the array and the rows."""
+    """Return rows of an array, or its fill where an earlier version did not write the array.
+
+    Damage is a RunDirectoryError that names the array and the rows.
+    """
     where = slice(rows.start, rows.stop) if isinstance(rows, Shard) else rows
+    if array not in group and array in GROUPS[group.basename]:
+        return _filled(group, array, len(range(*where.indices(num_rows(group)))))
     if isinstance(rows, Shard) and not sync(group.store.exists(_shard_key(group, array, rows))):
         raise RunDirectoryError(f"{group.store_path}/{array}: {rows} is missing. {_ADVICE}")
     try:
@@ -172,13 +180,14 @@ def commit(
     if made is not None:
         return made  # another worker took it over, and was first: its digests are of its bits
     # Else a shard that is all fill would not be stored, and could not be told from a lost one.
-    for name, values in arrays.items():
+    stored = [name for name in schema if name in group]
+    for name in stored:
         array = _array(group, name).with_config({"write_empty_chunks": True})
-        array[shard.start : shard.stop] = values
+        array[shard.start : shard.stop] = arrays[name]
     if isinstance(group.store, LocalStore):
-        for name in schema:
+        for name in stored:
             files.flush(group.store.root / _shard_key(group, name, shard))
-    digests = {f"{group.basename}/{name}": rows_digest(arrays[name]) for name in schema}
+    digests = {f"{group.basename}/{name}": rows_digest(arrays[name]) for name in stored}
     statuses = shards.count_statuses(arrays["status"])
     return shards.mark_done(
         markers, shard, statuses=statuses, digests=digests, started=started, sums=sums
@@ -194,7 +203,7 @@ def rows_digest(values: np.ndarray) -> str:
 
 def discard(group: zarr.Group, shard: Shard) -> None:
     """Delete what is stored of a shard, so that its damage does not outlive its rewriting."""
-    for name in GROUPS[group.basename]:
+    for name in group.array_keys():
         sync(group.store.delete(_shard_key(group, name, shard)))
 
 
@@ -208,17 +217,25 @@ def lengths(group: zarr.Group) -> dict[str, int]:
     return found
 
 
-def schema_differences(
+def schema_differences(group: zarr.Group) -> list[str]:
+    """Say how the arrays of a group differ from this version's: more of them, or fewer."""
+    stored, known = set(group.array_keys()), set(GROUPS[group.basename])
+    return [
+        *(f"no array {name}, which this version would write" for name in sorted(known - stored)),
+        *(f"an array {name}, which this version does not know" for name in sorted(stored - known)),
+    ]
+
+
+def shape_differences(
     group: zarr.Group, *, num_rows: int, shard_rows: int, **lengths: int
 ) -> list[str]:
-    """Return one line for every array whose type or shape is not the schema's."""
+    """Return one line for every array of a group whose type or shape is not the schema's."""
     lines = []
     for name, schema in GROUPS[group.basename].items():
+        if name not in group:
+            continue
         shape = _shape(schema, num_rows, lengths)
         expected = f"{schema.dtype} {list(shape)} in shards of {shard_rows} rows"
-        if name not in group:
-            lines.append(f"  {name}: missing, {expected} expected")
-            continue
         array = _array(group, name)
         kind = "str" if array.dtype.kind in "OT" else str(array.dtype)
         rows = array.shards[0] if array.shards else 0
@@ -226,6 +243,26 @@ def schema_differences(
         if found != expected:
             lines.append(f"  {name}: {found} on disk, {expected} expected")
     return lines
+
+
+def _refuse_unknown_arrays(group: zarr.Group) -> None:
+    """Refuse to write to a group that has arrays of a later version: they would lack rows."""
+    unknown = sorted(set(group.array_keys()) - set(GROUPS[group.basename]))
+    if unknown:
+        raise RunDirectoryError(
+            f"{group.store_path} has arrays that distfacegan {__version__} does not know: "
+            f"{', '.join(unknown)}. It was begun by {formats.origin(group.attrs)}: "
+            "finish the stage with that version, or with a later one"
+        )
+
+
+def _filled(group: zarr.Group, name: str, rows: int) -> np.ndarray:
+    """Return rows of an array of the schema that hold its fill."""
+    schema = GROUPS[group.basename][name]
+    known = lengths(group)
+    shape = (known[length] if isinstance(length, str) else length for length in schema.shape)
+    dtype = object if schema.dtype == "str" else schema.dtype
+    return np.full((rows, *shape), schema.fill, dtype=dtype)
 
 
 def _create_array(

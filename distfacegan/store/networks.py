@@ -15,7 +15,7 @@ import safetensors.torch
 from torch import Tensor
 
 from distfacegan.errors import CheckpointError
-from distfacegan.store import files
+from distfacegan.store import files, formats
 from distfacegan.store.location import Location, numbered, remove_tree
 
 State = Mapping[str, Tensor]
@@ -35,7 +35,8 @@ def save(folder: Location, states: Mapping[str, State], meta: Mapping[str, Any])
         data = safetensors.torch.save(tensors)
         files.write_bytes(into / f"{name}.safetensors", data)
         digests[f"{name}.safetensors"] = files.digest(data)
-    files.write_json(into / "meta.json", {**meta, "digests": digests})
+    stamped = {**meta, **formats.stamp(), "digests": digests}
+    files.write_json(into / "meta.json", stamped)
     if isinstance(folder, Path):
         remove(folder)
         os.replace(str(into), folder)
@@ -48,7 +49,14 @@ def remove(folder: Location) -> None:
 
 
 def load(path: Location, name: str) -> dict[str, Tensor]:
+    """Return the state alone of `load_with_digest`."""
+    return load_with_digest(path, name)[0]
+
+
+def load_with_digest(path: Location, name: str) -> tuple[dict[str, Tensor], str]:
     """Return the state `name` of a folder that `save` wrote, or of a .safetensors file itself.
+
+    Also returns the digest of the file.
 
     Raises CheckpointError if it is missing, is no safetensors file or fails its digest.
     """
@@ -56,11 +64,14 @@ def load(path: Location, name: str) -> dict[str, Tensor]:
     meta = file.with_name("meta.json")
     try:
         said = files.read_json(meta) if meta.exists() else {}
-        expected = said.get("digests", {}).get(file.name) if isinstance(said, dict) else None
+        said = said if isinstance(said, dict) else {}  # a file of another program
+        formats.check(meta, said)
+        expected = said.get("digests", {}).get(file.name)
         data = file.read_bytes()
-        if expected is not None and files.digest(data) != expected:
+        found = files.digest(data)
+        if expected is not None and found != expected:
             raise CheckpointError(f"{file} is damaged: its digest is not the one in {meta}")
-        return safetensors.torch.load(data)
+        return safetensors.torch.load(data), found
     except FileNotFoundError:
         raise CheckpointError(
             f"no weights at {file}: give a .safetensors file, or a folder with {name}.safetensors"
@@ -80,8 +91,10 @@ def weights_file(path: Location, name: str) -> Location:
 
 
 def read_meta(folder: Location) -> dict[str, Any]:
-    """Return a checkpoint's meta.json."""
-    return files.read_json(folder / "meta.json")
+    """Return a checkpoint's meta.json; raises NewerFormatError if a later version wrote it."""
+    meta = files.read_json(folder / "meta.json")
+    formats.check(folder / "meta.json", meta)
+    return meta
 
 
 def checkpoints(folder: Location) -> list[Location]:

@@ -16,16 +16,18 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import filelock
 
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import files, lease, shards
+from distfacegan.store import files, formats, lease, records, shards
 from distfacegan.store.location import Location, remove_tree
+from distfacegan.store.records import StageRecord
 
+# The stages in the order in which they run.
 STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
 
 
@@ -83,19 +85,36 @@ class RunDirectory:
         """Return where a stage's record stands."""
         return self.root / "stages" / f"{stage}.json"
 
-    def record(self, stage: str) -> dict[str, Any] | None:
-        """Return a stage's record (settings, inputs, runs, finished), or None before it began."""
-        try:
-            return files.read_json(self.record_path(stage))
-        except FileNotFoundError:
+    def record(self, stage: str) -> StageRecord | None:
+        """Return a stage's record, or None before it began.
+
+        Raises RunDirectoryError if it is damaged, NewerFormatError if a later version wrote it.
+        """
+        found = self._read_record(stage)
+        if found is None:
             return None
+        path = self.record_path(stage)
+        formats.check(path, found)
+        try:
+            return StageRecord.from_json(found)
+        except TypeError as error:
+            raise RunDirectoryError(f"{path} is no record of a stage ({error})") from None
+
+    def written_by(self) -> list[str]:
+        """Return the other versions that wrote something here: "distfacegan 0.1.0 (format 0)"."""
+        origins = set()
+        for stage in STAGES:
+            with contextlib.suppress(RunDirectoryError):  # a damaged record
+                found = self._read_record(stage)
+                origins |= set() if found is None else {formats.origin(found)}
+        return sorted(origins - {formats.origin(formats.stamp())})
 
     def finished(self, stage: str) -> bool:
         """Tell whether a stage has ended with nothing left to do."""
         record = self.record(stage)
-        if record is None or not record["finished"]:
+        if record is None or not record.finished:
             return False
-        return "shards" not in record or len(shards.done(self.markers(stage))) == record["shards"]
+        return record.shards is None or len(shards.done(self.markers(stage))) == record.shards
 
     def exists(self) -> bool:
         """Tell whether the folder is a run directory, begun at least."""
@@ -106,73 +125,74 @@ class RunDirectory:
         record = self.record(stage)
         if record is None:
             raise RunDirectoryError(f"{self.root}: the stage {stage} has not run")
-        text = json.dumps([record["settings"], record["inputs"]], sort_keys=True)
+        text = json.dumps([record.settings, record.inputs], sort_keys=True)
         return files.digest(text.encode())
 
     def check(
-        self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str] | None = None
+        self,
+        stage: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Any] | None = None,
+        unrecorded: Mapping[str, Any] | None = None,
     ) -> None:
         """Refuse to mix two settings in one store: compare with what `stage` was begun with.
 
+        `unrecorded` gives the values of settings that the version which began it did not have.
         Raises RunDirectoryError naming every field that differs, on disk and asked for.
         """
         record = self.record(stage)
         if record is None:
             return
-        found, asked = {**record["settings"]}, _plain(settings)
-        if inputs is not None:
-            found, asked = found | record["inputs"], asked | _plain(inputs)
-        lines = [
-            f"  {field}: {_at(found, field)} on disk, {_at(asked, field)} asked"
-            for field in sorted(set(_flat(found)) | set(_flat(asked)))
-            if _at(found, field) != _at(asked, field)
-        ]
+        lines = records.differences(record, settings, inputs, unrecorded or {})
         if lines:
             advice = f"Use another run directory, or --fresh --only {stage} to do the stage anew."
             raise RunDirectoryError(
                 "\n".join([f"cannot resume {self.root}: stage {stage} differs", *lines, advice])
             )
 
-    def begin(self, stage: str, settings: Mapping[str, Any], inputs: Mapping[str, str]) -> None:
-        """Record what a stage is begun with, or check that it is what it was begun with."""
+    def begin(
+        self,
+        stage: str,
+        settings: Mapping[str, Any],
+        inputs: Mapping[str, Any],
+    ) -> None:
+        """Record what a stage is begun with, or check that it is what it was begun with.
+
+        A stage without a record must have nothing on disk: `clear` it first.
+        """
         self.check(stage, settings, inputs)
         if self.record(stage) is None:
-            self.clear(stage)  # nobody knows what left-overs without a record were made with
-            record = {"settings": _plain(settings), "inputs": _plain(inputs)}
-            files.write_json(self.record_path(stage), record | {"runs": [], "finished": False})
+            record = {"settings": records.plain(settings), "inputs": records.plain(inputs)}
+            record |= {"runs": [], "finished": False, **formats.stamp()}
+            files.write_json(self.record_path(stage), record)
 
     def note(self, stage: str, **facts: Any) -> None:
         """Add facts to a stage's record, such as how much there is to do."""
-        record = self.record(stage)
-        if record is not None:
-            files.write_json(self.record_path(stage), record | facts)
+        found = self._read_record(stage)
+        if found is not None:
+            files.write_json(self.record_path(stage), found | facts)
 
     def end(self, stage: str, *, finished: bool, started: float, **figures: Any) -> None:
-        """Add one run to a stage's record: its seconds and what else is worth keeping."""
-        record = self.record(stage)
-        assert record is not None
+        """Add one run to a stage's record: its seconds, and figures that StageRun has."""
+        found = self._read_record(stage)
+        assert found is not None
         run = {"started": started, "seconds": round(time.time() - started, 3), **figures}
-        record["runs"].append(run)
-        files.write_json(self.record_path(stage), record | {"finished": finished})
+        runs = [*found["runs"], run]
+        files.write_json(self.record_path(stage), found | {"runs": runs, "finished": finished})
 
-    def clear(self, stage: str) -> None:
-        """Delete what a stage wrote, its record last."""
+    def clear(self, stage: str, outputs: Iterable[str]) -> None:
+        """Delete what a stage wrote, `outputs` relative to the run directory; its record last."""
         with contextlib.suppress(RunDirectoryError):  # of a damaged record, which goes too
             self.note(stage, finished=False)
-        for path in (self.markers(stage), *self._outputs(stage)):
+        for path in (self.markers(stage), *(self.root / output for output in outputs)):
             remove_tree(path)
         self.record_path(stage).unlink(missing_ok=True)
 
-    def _outputs(self, stage: str) -> list[Location]:
-        return {
-            "ingest": [self.latents / "photos"],
-            "landmarks": [self.latents / "landmarks"],
-            "began": [self.began],
-            "invert": [self.latents / "latents", self.surrogate.parent],
-            "lgen": [self.lgen],
-            "synthesize": [self.synthetic],
-            "report": [self.report],
-        }[stage]
+    def _read_record(self, stage: str) -> dict[str, Any] | None:
+        try:
+            return files.read_json(self.record_path(stage))
+        except FileNotFoundError:
+            return None
 
     @property
     def _lock_path(self) -> Location:
@@ -234,22 +254,3 @@ class RunDirectory:
         finally:
             self._holder_path.unlink(missing_ok=True)
             lock.release()
-
-
-def _plain(value: Any) -> Any:
-    """Return a value as JSON gives it back, so that both sides of a comparison look alike."""
-    return json.loads(json.dumps(value))
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
-    fields = []
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        fields += _flat(value, f"{name}.") if isinstance(value, dict) else [name]
-    return fields
-
-
-def _at(tree: Any, field: str) -> Any:
-    for key in field.split("."):
-        tree = tree.get(key) if isinstance(tree, dict) else None
-    return "nothing" if tree is None else tree

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import files
+from distfacegan.store import files, formats
 from distfacegan.store.location import Location, numbered
 
 
@@ -72,6 +72,8 @@ class ShardStats:
     worker: str  # host:pid
     written: float  # seconds since the epoch
     sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of what else a stage counts
+    format: int = 0  # store/formats.py
+    version: str = "0.1.0"
 
 
 def split(num_rows: int, shard_rows: int) -> list[Shard]:
@@ -83,7 +85,11 @@ def split(num_rows: int, shard_rows: int) -> list[Shard]:
 def count_statuses(status: np.ndarray) -> dict[str, int]:
     """Return how many rows have each status, in words; statuses without a row are left out."""
     values, counts = np.unique(status, return_counts=True)
-    return {Status(int(v)).label: int(n) for v, n in zip(values, counts, strict=True)}
+    known = {int(status): status.label for status in Status}
+    return {
+        known.get(int(value), f"status {value}"): int(count)  # a later version may know others
+        for value, count in zip(values, counts, strict=True)
+    }
 
 
 def in_words(statuses: Mapping[str, int], sums: Mapping[str, float] | None = None) -> str:
@@ -124,6 +130,7 @@ def mark_done(
         worker=f"{socket.gethostname()}:{os.getpid()}",
         written=now,
         sums=dict(sums or {}),
+        **formats.stamp(),
     )
     files.write_json(marker_path(folder, shard.index), dataclasses.asdict(stats))
     return stats
@@ -133,7 +140,7 @@ def marker(folder: Location, shard: Shard) -> ShardStats | None:
     """Return what the marker of a shard says; None if it is not done."""
     path = marker_path(folder, shard.index)
     try:
-        return _parse(path, files.read_json(path))
+        return parse(path, files.read_json(path))
     except FileNotFoundError:
         return None
 
@@ -147,13 +154,18 @@ def read_markers(folder: Location) -> list[ShardStats]:
     """Return what every marker of a stage says, by shard number."""
     paths = numbered(folder, ".json")
     found = files.read_all_json(paths)
-    return [_parse(path, each) for path, each in zip(paths, found, strict=True)]
+    return [parse(path, each) for path, each in zip(paths, found, strict=True)]
 
 
-def _parse(path: Location, found: Any) -> ShardStats:
+def parse(path: Location, found: Any) -> ShardStats:
+    """Return what the JSON of a marker says; fields of later versions are ignored.
+
+    Raises RunDirectoryError if it is no marker, NewerFormatError if this version cannot read it.
+    """
     try:
-        return ShardStats(**found)
-    except TypeError as error:
+        formats.check(path, found)
+        return ShardStats(**formats.known_fields(ShardStats, found))
+    except (TypeError, AttributeError) as error:
         raise RunDirectoryError(
             f"{path} is no marker ({error}); `distfacegan verify` mends it"
         ) from None

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
-from typing import Any
 
 import yaml
 
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store import metrics, shards
+from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import STAGES, RunDirectory
 
 RECENT = 100  # markers that the rate is measured over
@@ -97,29 +97,30 @@ def _failures(status: StageStatus) -> list[str]:
     return lines
 
 
-def _stage(run: RunDirectory, stage: str, record: dict[str, Any]) -> StageStatus:
-    state = "done" if record["finished"] else "unfinished"
-    last = record["runs"][-1] if record["runs"] else {}
-    set_aside = {} if record["finished"] else last.get("set_aside", {})
-    if "shards" in record:
+def _stage(run: RunDirectory, stage: str, record: StageRecord) -> StageStatus:
+    state = "done" if record.finished else "unfinished"
+    last = record.last_run
+    if record.shards is not None:
         markers = shards.read_markers(run.markers(stage))
         totals = shards.totals(markers)
+        rate, workers = _rate(markers)
         return StageStatus(
             stage,
             state,
-            totals["rows"],
-            record["rows"],
-            "rows",
-            set_aside,
-            last.get("failures", {}),
-            *_rate(markers),
-            totals["statuses"],
-            totals["sums"],
+            done=totals["rows"],
+            total=record.rows,
+            unit="rows",
+            set_aside={} if record.finished or last is None else dict(last.set_aside),
+            failures={} if last is None else dict(last.failures),
+            rate=rate,
+            workers=workers,
+            statuses=totals["statuses"],
+            sums=totals["sums"],
         )
-    if "steps" in record:
+    if record.steps is not None:
         last_line = next(reversed(metrics.read(run.metrics)), {"step": 0, "images_per_s": 0})
-        rate = last_line["images_per_s"] / record["settings"]["batch"]
-        done, total = last_line["step"], record["steps"]
+        rate = last_line["images_per_s"] / record.settings["batch"]
+        done, total = last_line["step"], record.steps
         return StageStatus(stage, state, done, total, "steps", rate=rate)
     return StageStatus(stage, state)
 

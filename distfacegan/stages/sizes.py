@@ -1,0 +1,115 @@
+"""How much there is to do: read from the spec, the photos, the networks and the run directory."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from distfacegan import weights
+from distfacegan.core.networks import Discriminator, Generator
+from distfacegan.errors import DistfaceganError, SourceError
+from distfacegan.spec import Began
+from distfacegan.store import latents
+from distfacegan.store.location import Location
+from distfacegan.store.run_directory import RunDirectory
+
+if TYPE_CHECKING:
+    from distfacegan.stages.stage import Job
+
+
+@dataclasses.dataclass(frozen=True)
+class Photos:
+    """The photos of a job, or the faces that were made of them."""
+
+    count: int | None  # None: not known
+    source: str  # in words
+    shard_rows: int | None
+    resolution: int | None  # of a face, pixels a side
+
+
+def photos(job: Job) -> Photos:
+    """Return what is known of the photos; lists the source, if there is one."""
+    section = job.spec.ingest
+    if section is not None:
+        count, said = _listed(job)
+        return Photos(count, said, section.shard_rows, section.resolution)
+    of = job.spec.invert.photos if job.spec.invert else None
+    run = job.run if of is None else RunDirectory(of)
+    try:
+        group = latents.open_group(run.latents, "photos")
+    except DistfaceganError:
+        return Photos(None, f"those of {run.root}, which has none yet", None, None)
+    count, resolution = latents.num_rows(group), latents.lengths(group)["R"]
+    return Photos(count, f"{count:,} of {run.root}", latents.shard_rows(group), resolution)
+
+
+def _listed(job: Job) -> tuple[int | None, str]:
+    section = job.spec.ingest
+    assert section is not None
+    source = section.source
+    try:
+        count = len(job.source.keys)
+    except SourceError:
+        if source.is_here():
+            raise
+        assumed = source.assumed_count
+        return assumed, "not here; not known" if assumed is None else f"{assumed:,} are assumed"
+    return count, source.describe(count)
+
+
+def generator(job: Job, given: Location | None) -> Generator | None:
+    """Return the generator that a section uses: the one on disk, or one of the size to be trained.
+
+    None where neither is known.
+    """
+    try:
+        return job.generator(weights.generator_path(job.run, given)).network
+    except DistfaceganError:
+        if given is not None or job.spec.began is None:
+            return None
+    return Generator(**began_shape(job.spec.began))
+
+
+def began_shape(section: Began) -> dict[str, Any]:
+    """Return the sizes of the networks that a section trains, as their constructors take them."""
+    names = ("resolution", "latent_dim", "width", "levels", "skip_connections")
+    return {name: getattr(section, name) for name in names}
+
+
+def flops(network: nn.Module, example: torch.Tensor) -> float:
+    """Return the floating-point operations of one forward pass: additions and multiplications."""
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(example)
+    return float(counter.get_total_flops())
+
+
+def generator_flops(network: Generator) -> float:
+    """Return the operations of G for one face."""
+    return flops(network, torch.zeros(1, network.latent_dim))
+
+
+def discriminator_flops(network: Discriminator, resolution: int) -> float:
+    """Return the operations of D for one face."""
+    return flops(network, torch.zeros(1, 3, resolution, resolution))
+
+
+def in_shards(rows: int | None, shard_rows: int | None, row_bytes: float | None) -> str:
+    """Say how many rows there are, in how many shards, of how many bytes at most."""
+    if rows is None or shard_rows is None:
+        return "as many rows as there are photos"
+    text = f"{rows:,} rows in {-(-rows // shard_rows):,} shards of {shard_rows}"
+    return text if row_bytes is None else f"{text}, at most {in_bytes(rows * row_bytes)}"
+
+
+def in_bytes(number: float) -> str:
+    """Return a number of bytes with its unit."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if number < 1000:
+            return f"{number:.3g} {unit}"
+        number /= 1000
+    return f"{number:.3g} TB"
