@@ -5,6 +5,7 @@ It prints what happened as JSON. Nodes are added from the main thread: Ray sets 
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 import tempfile
@@ -51,8 +52,7 @@ def main(graceful: bool) -> dict[str, Any]:
         report["set_aside"] = [
             failure.reason
             for failure in pool.run_shards(
-                WhereWorker,
-                {"folder": Path(tempfile.mkdtemp(dir=sys.argv[1]))},
+                functools.partial(WhereWorker, folder=Path(tempfile.mkdtemp(dir=sys.argv[1]))),
                 shards.split(150, 1),
                 num_workers=None,
                 resources={"num_gpus": 1},

@@ -13,7 +13,6 @@ import pytest
 
 from distfacegan.store.location import locate
 from distfacegan.store.run_directory import RunDirectory
-from distfacegan.store.verification import verify
 from tests import namespaces
 from tests.chaos import (
     NUM_SHARDS,
@@ -27,6 +26,7 @@ from tests.chaos import (
     short_folder,
     write_job,
 )
+from tests.jobs import findings
 from tests.s3 import Faults, serve
 
 pytestmark = [pytest.mark.chaos, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
@@ -243,7 +243,7 @@ def test_a_node_that_is_cut_off_costs_its_shards_and_its_zombie_does_no_harm(
             time.sleep(0.5)
         assert zombie_wrote or store == "S3"
         assert_whole(run, undisturbed, before)
-        assert verify(run) == []
+        assert findings(run) == []
         again = job.given_again(struck)
         words = "quick detection" if settings else "default detection"
         keep(
@@ -311,7 +311,7 @@ def test_a_full_disk_sets_shards_aside_and_room_lets_the_job_finish(
 
     filler.unlink()
     assert list(run.root.rglob("*.partial")) == []
-    assert verify(run) == []
+    assert findings(run) == []
     Command("run", spec, environment=environment).end()
     assert_whole(run, undisturbed, before)
 

@@ -22,8 +22,7 @@ from distfacegan.store import latents, lease, location, metrics, networks, shard
 from distfacegan.store.location import locate, object_store
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
-from distfacegan.store.verification import verify
-from tests.jobs import SMALL_JOB, assert_equal_runs, load_spec, write_spec
+from tests.jobs import SMALL_JOB, assert_equal_runs, findings, load_spec, write_spec
 from tests.ports import free_port
 from tests.s3 import Faults, serve
 
@@ -125,7 +124,7 @@ def test_rows_come_back_as_they_were_written(run):
 
 def test_a_flipped_bit_is_named_and_only_its_shard_is_to_be_done_again(run):
     write_photos(run)
-    assert verify(run) == []
+    assert findings(run) == []
     store = object_store(run.latents)
     (key,) = (
         found["path"]
@@ -135,7 +134,7 @@ def test_a_flipped_bit_is_named_and_only_its_shard_is_to_be_done_again(run):
     data = bytearray(store.get(key).bytes())
     data[len(data) // 3] ^= 1
     store.put(key, bytes(data))
-    (finding,) = verify(run)
+    (finding,) = findings(run)
     assert "shard 1 (rows 4 to 7)" in finding
     assert shards.done(run.markers("ingest")) == {0, 2}
     group = latents.open_group(run.latents, "photos")
@@ -164,7 +163,7 @@ def test_metrics_grow_and_are_cut(run):
 
 def test_what_a_stage_wrote_can_be_cleared(run):
     write_photos(run)
-    run.clear("ingest")
+    run.clear("ingest", ["latents.zarr/photos"])
     assert run.record("ingest") is None
     assert shards.done(run.markers("ingest")) == set()
     assert not (run.latents / "photos" / "zarr.json").exists()
@@ -249,7 +248,7 @@ def test_an_outage_of_the_store_is_waited_for(faulty, run, fault):
     group = latents.open_group(run.latents, "photos")
     with faulty.strike(fault, 2):
         np.testing.assert_array_equal(latents.read(group, "image"), images)
-    assert verify(run) == []
+    assert findings(run) == []
 
 
 @pytest.mark.parametrize("reads", ["latents.read", "latents.open_group", "networks.damaged"])

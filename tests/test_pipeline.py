@@ -21,9 +21,9 @@ from distfacegan.errors import (
     SourceError,
     SpecError,
 )
-from distfacegan.store import files, latents, networks, shards, verification
+from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.run_directory import STAGES, RunDirectory
-from tests.jobs import SMALL_JOB, arrays, assert_equal_runs, load_spec, write_spec
+from tests.jobs import SMALL_JOB, arrays, assert_equal_runs, findings, load_spec, write_spec
 
 pytestmark = pytest.mark.ray
 
@@ -90,8 +90,9 @@ def test_the_number_of_workers_and_the_batch_change_nothing(finished, copy, tmp_
         invert=SMALL_JOB["invert"] | {"workers": workers},
         synthesize=SMALL_JOB["synthesize"] | {"workers": workers},
     )
-    for stage in ("ingest", "landmarks", "invert", "synthesize"):
-        copy.clear(stage)
+    for stage in pipeline.STAGES:
+        if stage.name in ("ingest", "landmarks", "invert", "synthesize"):
+            copy.clear(stage.name, stage.writes)
     assert pipeline.run(spec) == pipeline.DONE
     assert_equal_runs(copy, finished)
 
@@ -107,7 +108,7 @@ def test_what_verify_finds_damaged_is_made_again_and_nothing_else(finished, copy
     weights = copy.lgen / "final" / "lgen.safetensors"
     weights.write_bytes(weights.read_bytes()[:-8])
 
-    findings = verification.verify(copy)
+    found = findings(copy)
     for words in (
         "ingest: shard 4 (rows 40 to 49)",
         "invert: shard 7 (rows 70 to 79)",
@@ -115,19 +116,19 @@ def test_what_verify_finds_damaged_is_made_again_and_nothing_else(finished, copy
         "synthesize: shard 3 (rows 150 to 199)",
         "lgen.safetensors: its content has changed",
     ):
-        assert any(words in finding for finding in findings), (words, findings)
-    assert len(findings) == 5
+        assert any(words in finding for finding in found), (words, found)
+    assert len(found) == 5
     untouched = {path: path.stat().st_mtime_ns for path in copy.markers("invert").glob("*.json")}
 
     assert pipeline.run(load_spec(tmp_path)) == pipeline.DONE
     assert_equal_runs(copy, finished)
-    assert verification.verify(copy) == []
+    assert findings(copy) == []
     for path, mtime in untouched.items():
         assert path.stat().st_mtime_ns == mtime
 
 
 def test_verify_finds_nothing_in_a_good_run(copy):
-    assert verification.verify(copy) == []
+    assert findings(copy) == []
 
 
 @pytest.mark.parametrize(
@@ -238,7 +239,7 @@ def test_the_surrogate_is_made_once_and_kept(finished, tmp_path, caplog):
 
     weights = spec.run / "invert" / "surrogate" / "surrogate.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1])
-    assert any("surrogate" in finding for finding in verification.verify(RunDirectory(spec.run)))
+    assert any("surrogate" in finding for finding in findings(RunDirectory(spec.run)))
     assert not weights.exists()
 
 

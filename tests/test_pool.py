@@ -1,5 +1,6 @@
 """The driver loop: every shard done once, faults retried, poison set aside and named."""
 
+import functools
 import json
 import os
 import re
@@ -35,8 +36,7 @@ def run(folder, faults=None, num_shards=8, num_workers=2, in_flight=1):
     done = []
     plan = shards.split(5 * num_shards, 5)
     set_aside = run_shards(
-        FaultyWorker,
-        {"folder": folder, "faults": faults},
+        functools.partial(FaultyWorker, folder=folder, faults=faults),
         plan,
         num_workers=num_workers,
         resources={"num_cpus": 1},
@@ -80,8 +80,7 @@ def test_a_shard_queued_behind_one_that_hangs_is_taken_over(ray_cluster, tmp_pat
     """Both shards of the worker that hangs are: it computes one at a time."""
     done = []
     run_shards(
-        OneAtATimeWorker,
-        {"folder": tmp_path, "faults": {0: ("hang", 1)}},
+        functools.partial(OneAtATimeWorker, folder=tmp_path, faults={0: ("hang", 1)}),
         shards.split(8, 1),
         num_workers=2,
         resources={"num_cpus": 1},
@@ -105,8 +104,7 @@ def test_an_interrupt_lets_the_shards_in_flight_end_and_a_second_one_does_not(
     faults = dict.fromkeys(range(1, 8), ("slow", 1))
     with pytest.raises(KeyboardInterrupt):
         run_shards(
-            FaultyWorker,
-            {"folder": tmp_path, "faults": faults},
+            functools.partial(FaultyWorker, folder=tmp_path, faults=faults),
             shards.split(8, 1),
             num_workers=1,
             resources={"num_cpus": 1},
@@ -144,8 +142,7 @@ def test_of_two_shards_in_flight_only_the_poison_is_set_aside(ray_cluster, tmp_p
 def test_two_shards_in_flight_run_side_by_side(ray_cluster, tmp_path):
     """Each waits for the other: one after the other, both would fail."""
     set_aside = run_shards(
-        MeetingWorker,
-        {"folder": tmp_path},
+        functools.partial(MeetingWorker, folder=tmp_path),
         shards.split(10, 5),
         num_workers=1,
         resources={"num_cpus": 1},
@@ -211,9 +208,7 @@ def test_the_bench_measures_what_the_table_says(ray_cluster, monkeypatch):
 
 def test_nothing_to_do_starts_no_worker(ray_cluster):
     assert (
-        run_shards(
-            BadSettingWorker, {}, [], num_workers=2, resources={}, on_done=lambda stats: None
-        )
+        run_shards(BadSettingWorker, [], num_workers=2, resources={}, on_done=lambda stats: None)
         == []
     )
 
@@ -288,8 +283,7 @@ def test_sigterm_ends_a_job_in_order_and_the_next_run_finishes_it(tmp_path):
 def test_one_bad_node_does_not_stop_the_others(ray_cluster, tmp_path):
     done = []
     set_aside = run_shards(
-        BadPlaceWorker,
-        {"folder": tmp_path},
+        functools.partial(BadPlaceWorker, folder=tmp_path),
         shards.split(30, 5),
         num_workers=2,
         resources={"num_cpus": 1},
@@ -312,7 +306,6 @@ def test_workers_that_cannot_be_constructed_stop_everything_at_once(
     with pytest.raises(error, match=words):
         run_shards(
             worker,
-            {},
             shards.split(100, 1),
             num_workers=2,
             resources={"num_cpus": 1},

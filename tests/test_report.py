@@ -41,6 +41,17 @@ LOSSES = np.linspace(0.6, 0.01, NUM_ROWS).astype(np.float32)  # falling with the
 POINTS = np.random.default_rng(1).uniform(0.2, 0.8, (NUM_ROWS, 49, 2)).astype(np.float32)
 
 
+# What a record says there is to do.
+TO_DO = {
+    **dict.fromkeys(
+        ("ingest", "landmarks", "invert"),
+        {"rows": NUM_ROWS, "shards": -(-NUM_ROWS // SHARD_ROWS)},
+    ),
+    "began": {"steps": 20},
+    "synthesize": {"rows": 20, "shards": 1},
+}
+
+
 def make_run(root, stages=STAGES) -> RunDirectory:
     """Make a run directory in which some stages have run."""
     run = RunDirectory(root)
@@ -52,7 +63,7 @@ def make_run(root, stages=STAGES) -> RunDirectory:
 
 def record(run, stage, settings, inputs=None, *, seconds=(2.0,), **figures_of_run) -> None:
     """Write the record of a stage that ran as often as `seconds` says."""
-    begun = {"settings": {"seed": 5, **settings}, "inputs": inputs or {}}
+    begun = {"settings": {"seed": 5, **settings}, "inputs": inputs or {}, **TO_DO.get(stage, {})}
     files.write_json(run.record_path(stage), begun | {"runs": [], "finished": False})
     for duration in seconds:
         run.end(stage, finished=True, started=time.time() - duration, **figures_of_run)

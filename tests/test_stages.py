@@ -24,6 +24,7 @@ from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
 from distfacegan.stages.lgen_search import Rows, draw_variants
+from distfacegan.stages.stage import Job
 from distfacegan.stages.synthesize import SynthesizeWorker
 from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
@@ -178,26 +179,26 @@ def test_celebas_five_points_are_no_landmarks(tmp_path):
     source = {"kind": "celeba", "path": str(folder)}
     spec = load_spec(tmp_path, ingest={"source": source})
     with pytest.raises(SourceError, match="5 points of a face, 49 are needed"):
-        landmarks.settings(spec)
+        landmarks.STAGE.settings(Job(spec))
 
 
 def test_missing_weights_of_the_detector_stop_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     spec = load_spec(tmp_path, landmarks={"detector": "face_alignment"})
     with pytest.raises(CheckpointError, match=r"2DFAN4-.*\.pth\.tar"):
-        landmarks.settings(spec)
+        landmarks.STAGE.settings(Job(spec))
 
 
 def test_the_record_of_the_landmarks_is_the_one_that_runs_on_disk_have(tmp_path):
     spec = load_spec(tmp_path, landmarks={"detector": "annotations", "min_score": 0.1})
     recorded = {"seed": 3, "detector": "annotations", "model": None, "min_score": 0.1}
-    assert landmarks.settings(spec) == recorded
+    assert landmarks.STAGE.settings(Job(spec)) == recorded
     path = tmp_path / "centre.onnx"
     write_linear_network(path, np.zeros((136, 3 * 112 * 112)), np.full(136, 0.5), 112)
     spec = load_spec(tmp_path, landmarks={"detector": "onnx", "model": "centre.onnx"})
     digest = files.digest(path.read_bytes())
     recorded = {"seed": 3, "detector": "onnx", "model": digest, "min_score": None}
-    assert landmarks.settings(spec) == recorded
+    assert landmarks.STAGE.settings(Job(spec)) == recorded
 
 
 @pytest.mark.parametrize(("min_score", "trusted"), [(None, 0), (0.3, 200), (0.45, 0)])
@@ -310,7 +311,7 @@ def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(run):
     for device in ("cuda", "cpu"):
         assert invert._precision("auto", device, run) == "bf16"
     assert invert._precision("fp32", "cuda", run) == "fp32"
-    assert run.record("invert")["precision"] == "fp32"
+    assert run.record("invert").precision == "fp32"
 
 
 def test_rows_at_the_target_are_not_searched_again(faces, run, generator):
@@ -352,7 +353,7 @@ def test_faces_that_the_generator_cannot_make_are_refused_before_the_run(generat
         invert={"generator": str(generator)},
     )
     with pytest.raises(CheckpointError, match="makes faces of 16 pixels"):
-        invert.settings(spec)
+        invert.STAGE.settings(Job(spec))
 
 
 def test_the_generator_comes_from_a_folder_or_a_file(generator):

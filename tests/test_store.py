@@ -18,7 +18,7 @@ from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import dataset, files, latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, Status
-from distfacegan.store.verification import verify
+from tests.jobs import findings
 
 
 def photos(store, rows=10, shard_rows=4, side=16):
@@ -318,10 +318,10 @@ def test_verify_mends_a_damaged_record_and_names_what_else_is_wrong(tmp_path):
     for stage in ("ingest", "landmarks"):
         run.begin(stage, {"seed": 1}, {})
         run.record_path(stage).write_text("{broken")
-    findings = verify(run)
-    assert [finding.partition(":")[0] for finding in findings] == ["ingest", "landmarks"]
+    found = findings(run)
+    assert [finding.partition(":")[0] for finding in found] == ["ingest", "landmarks"]
     assert not run.record_path("landmarks").exists()
-    assert verify(run) == []
+    assert findings(run) == []
 
 
 def test_sums_are_added_and_spelled(tmp_path):
@@ -351,8 +351,8 @@ def test_verify_names_markers_that_are_no_markers_of_the_run(tmp_path):
     markers = run.markers("ingest")
     (markers / "00007.json").write_bytes((markers / "00000.json").read_bytes())
     (markers / "00001.json").write_bytes((markers / "00000.json").read_bytes())
-    findings = "\n".join(verify(run))
-    assert "00007.json: its marker tells of shard 0" in findings
-    assert "shard 1 (rows 2 to 3): its marker tells of shard 0" in findings
+    found = "\n".join(findings(run))
+    assert "00007.json: its marker tells of shard 0" in found
+    assert "shard 1 (rows 2 to 3): its marker tells of shard 0" in found
     assert shards.done(markers) == {0}
-    assert verify(run) == []
+    assert findings(run) == []

@@ -20,9 +20,8 @@ from ray.job_submission import JobStatus
 from distfacegan import specfile
 from distfacegan.cli import main
 from distfacegan.stages import submission
-from distfacegan.store import verification
 from distfacegan.store.run_directory import RunDirectory
-from tests.jobs import write_spec
+from tests.jobs import findings, write_spec
 from tests.ray_head import RayHead, client_environment, ray_head
 
 ROOT = Path(__file__).parents[1]
@@ -175,7 +174,7 @@ def test_a_cancelled_job_leaves_whole_shards_and_can_be_finished(head, tmp_path)
     assert code == 0, output
     assert output.endswith(f"\n{job}: STOPPED\n")
     assert 0 < len(list(run.markers("ingest").glob("*.json"))) < 20
-    assert verification.verify(run) == []
+    assert findings(run) == []
     assert command(head, "logs", "--follow", job)[0] == 130
     code, output = command(head, "cancel", job)
     assert code == 2
@@ -184,7 +183,7 @@ def test_a_cancelled_job_leaves_whole_shards_and_can_be_finished(head, tmp_path)
     code, output = command(head, "submit", spec)
     assert code == 0, output
     assert run.finished("ingest")
-    assert verification.verify(run) == []
+    assert findings(run) == []
 
 
 @pytest.mark.ray

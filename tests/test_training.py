@@ -11,6 +11,7 @@ from distfacegan.errors import RunDirectoryError
 from distfacegan.sources.procedural import ProceduralFaces
 from distfacegan.stages import began, feed
 from distfacegan.stages.feed import Feed, StoredFaces, memory_bytes
+from distfacegan.stages.stage import Job
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
 from distfacegan.store import latents, metrics, networks
 from distfacegan.store.checkpoints import Checkpoints
@@ -208,7 +209,7 @@ def test_a_stall_is_looked_for_as_often_when_a_training_goes_on(tmp_path):
         )
         for i, (every, stall) in enumerate([(5, None), (10, None), (5, 100), (10, 100)])
     ]
-    settings = [began.settings(spec) for spec in specs]
+    settings = [began.STAGE.settings(Job(spec)) for spec in specs]
     assert settings[0] == settings[1]
     assert settings[2] != settings[3]
 
