@@ -42,11 +42,11 @@ POINTS = np.random.default_rng(1).uniform(0.2, 0.8, (NUM_ROWS, 49, 2)).astype(np
 
 
 # What a record says there is to do.
+ALL_ROWS = {"rows": NUM_ROWS, "shards": -(-NUM_ROWS // SHARD_ROWS)}
 TO_DO = {
-    **dict.fromkeys(
-        ("ingest", "landmarks", "invert"),
-        {"rows": NUM_ROWS, "shards": -(-NUM_ROWS // SHARD_ROWS)},
-    ),
+    "ingest": ALL_ROWS,
+    "landmarks": ALL_ROWS,
+    "invert": ALL_ROWS,
     "began": {"steps": 20},
     "synthesize": {"rows": 20, "shards": 1},
 }
