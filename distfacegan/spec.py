@@ -25,6 +25,8 @@ from distfacegan.core.detectors.fan import FaceAlignment
 from distfacegan.core.inversion import RECIPES
 from distfacegan.settings import Choosing, OneOf, Section, Share, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
+from distfacegan.store.exports import FORMATS, ExportFormat
+from distfacegan.store.exports.webdataset import WebDataset
 from distfacegan.store.run_directory import STAGES
 
 
@@ -303,17 +305,17 @@ class LGen(Section):
     """The search space."""
 
 
-class Synthesize(Section):
+class Synthesize(Choosing):
     """New faces with landmarks: z uniform, G(z) the face, L-Gen(z) its landmarks (section VI)."""
+
+    chooses: ClassVar[str] = "format"
 
     count: PositiveInt
     """Faces to generate."""
-    format: Literal["webdataset"] = "webdataset"
-    """Tar files of .jpg and .json pairs."""
+    format: Annotated[ExportFormat, OneOf(FORMATS)] = WebDataset()
+    """How they are written."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 1000
-    """Faces of one tar file."""
-    jpeg_quality: Annotated[int, Field(ge=1, le=100)] = 95
-    """Quality of the .jpg files."""
+    """Faces of one shard, which a worker holds in memory."""
     generator: StorePath | None = None
     """Weights of G; default: this run's BEGAN."""
     lgen: StorePath | None = None

@@ -21,7 +21,9 @@ from distfacegan.errors import CheckpointError, DistfaceganError, RunDirectoryEr
 from distfacegan.report import figures, mirror, page, plots
 from distfacegan.report.contents import STAGES, Contents
 from distfacegan.report.summary import spread
-from distfacegan.store import dataset, files, latents, networks, shards
+from distfacegan.store import files, latents, networks, shards
+from distfacegan.store.exports import Sample
+from distfacegan.store.exports.webdataset import WebDataset
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, Status
 
@@ -186,15 +188,19 @@ def make_lgen(run) -> None:
 def make_synthesize(run) -> None:
     started, shard = time.time(), Shard(0, 0, 20)
     face = np.full((16, 16, 3), 128, np.uint8)
-    samples = ((i, face, {"index": i, "landmarks": POINTS[i].tolist()}) for i in range(20))
-    path = dataset.shard_path(run.synthetic, 0)
-    data = dataset.pack(samples, 95)
-    files.write_bytes(path, data)
-    digests = {path.name: files.digest(data)}
+    samples = (Sample(i, 5, np.zeros(6, np.float32), face, POINTS[i]) for i in range(20))
+    [(name, data)] = WebDataset().pack(0, samples)
+    files.write_bytes(run.synthetic / name, data)
+    digests = {name: files.digest(data)}
     shards.mark_done(
         run.markers("synthesize"), shard, statuses={"ok": 20}, digests=digests, started=started
     )
-    record(run, "synthesize", {"count": 20}, {"generator": generator_digest(run), "lgen": "any"})
+    record(
+        run,
+        "synthesize",
+        {"count": 20, "format": "webdataset", "jpeg_quality": 95},
+        {"generator": generator_digest(run), "lgen": "any"},
+    )
 
 
 class Page(html.parser.HTMLParser):

@@ -1,7 +1,6 @@
 """The stages' workers as plain classes: no Ray, one shard at a time."""
 
 import concurrent.futures
-import json
 import time
 import zipfile
 
@@ -25,8 +24,9 @@ from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker, deviation
 from distfacegan.stages.lgen_search import Rows, draw_variants
 from distfacegan.stages.stage import Job
-from distfacegan.stages.synthesize import SynthesizeWorker
+from distfacegan.stages.synthesize import BLOCK, SynthesizeWorker
 from distfacegan.store import files, latents, networks, shards
+from distfacegan.store.exports.webdataset import WebDataset
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 from tests.jobs import load_spec
@@ -218,7 +218,7 @@ def test_lgen_is_held_against_the_detections_that_the_spec_trusts(
     spec = load_spec(tmp_path, landmarks=section, invert={"generator": str(generator)})
     rows = Rows(np.zeros((60, 6)), np.tile(upright_face(), (60, 1, 1)), LGen(), seed=0)
     network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
-    evaluation = lgen._against_detector(spec, run, rows, network)
+    evaluation = lgen._against_detector(Job(spec), rows, network)
     assert evaluation["generated_trusted"] == trusted
     if trusted:  # the mean of the rows is what was "detected"
         assert evaluation["nme_generated_mean_shape"] == pytest.approx(0, abs=1e-6)
@@ -369,25 +369,18 @@ def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp
     network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
     meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}, "evaluation": {}}
     networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
-    samples = []
-    for shard_rows in (7, 10):
-        folder = tmp_path / str(shard_rows)
+    found = []
+    for shard_rows in (7, BLOCK, 150):
         worker = SynthesizeWorker(
-            folder, folder / "markers", generator, tmp_path / "l", seed=4, jpeg_quality=90
+            tmp_path, tmp_path / "markers", generator, tmp_path / "l", seed=4, export=WebDataset()
         )
-        found = {}
-        for shard in shards.split(20, shard_rows):
-            for index, face, labels in worker._samples(shard):
-                found[index] = (face, json.dumps(labels))
-        samples.append(found)
-    for index in range(20):
-        np.testing.assert_array_equal(samples[0][index][0], samples[1][index][0])
-        assert samples[0][index][1] == samples[1][index][1]
-    labels = json.loads(samples[0][3][1])
-    assert (labels["index"], labels["seed"], len(labels["z"])) == (3, 4, 6)
-    np.testing.assert_allclose(
-        labels["landmarks_px"], np.array(labels["landmarks"]) * 16, atol=1e-3
-    )
+        plan = shards.split(220, shard_rows)
+        found.append([sample for shard in plan for sample in worker._samples(shard)])
+    for samples in zip(*found, strict=True):
+        for name, value in vars(samples[0]).items():
+            for other in samples[1:]:
+                np.testing.assert_array_equal(getattr(other, name), value)
+    assert [sample.index for sample in found[0]] == list(range(220))
 
 
 def test_the_landmark_generator_must_take_the_generators_latents(generator, tmp_path):

@@ -11,11 +11,10 @@ import time
 import numpy as np
 import pytest
 import torch
-import webdataset
 import zarr
 
 from distfacegan.errors import CheckpointError, RunDirectoryError
-from distfacegan.store import dataset, files, latents, networks, shards
+from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, Status
 from tests.jobs import findings
@@ -234,25 +233,6 @@ def test_old_checkpoints_are_pruned_and_the_newest_stay(tmp_path):
     networks.prune(tmp_path, keep=2)
     assert [path.name for path in networks.checkpoints(tmp_path)] == ["00000010", "00000011"]
     assert sorted(os.listdir(tmp_path)) == ["00000010", "00000011"]
-
-
-# webdataset 1.0 leaves the tar file open for the garbage collector.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-def test_a_dataset_shard_is_read_by_webdataset(tmp_path):
-    face = np.zeros((16, 16, 3), np.uint8)
-    face[..., 0] = 200  # red stays red
-    samples = [(7, face, {"landmarks": [[0.5, 0.25]], "index": 7}), (8, face, {"index": 8})]
-    data = dataset.pack(samples, 95)
-    (tmp_path / "00000.tar").write_bytes(data)
-    read = list(
-        webdataset.WebDataset(str(tmp_path / "00000.tar"), shardshuffle=False)
-        .decode("rgb8")
-        .to_tuple("__key__", "jpg", "json")
-    )
-    assert [key for key, _, _ in read] == ["000000007", "000000008"]
-    assert read[0][2]["landmarks"] == [[0.5, 0.25]]
-    np.testing.assert_allclose(read[0][1].mean((0, 1)), [200, 0, 0], atol=4)
-    assert dataset.pack(samples, 95) == data
 
 
 def test_a_run_is_not_resumed_with_other_settings(tmp_path):

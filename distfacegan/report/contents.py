@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import io
-import json
-import tarfile
 from typing import Any
 
 import numpy as np
@@ -25,8 +22,9 @@ from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
-from distfacegan.store import dataset, files, latents, metrics, shards
+from distfacegan.store import files, latents, metrics, shards
 from distfacegan.store.checkpoints import Checkpoints
+from distfacegan.store.exports import Sample, recorded_format
 from distfacegan.store.location import Location, locate, numbered
 from distfacegan.store.run_directory import STAGES as ALL_STAGES
 from distfacegan.store.run_directory import RunDirectory
@@ -287,17 +285,18 @@ class Contents:
             return faces
         return to_faces(to_images(faces, side))
 
-    def synthetic(self, count: int) -> list[tuple[bytes, dict[str, Any]]]:
-        """Return the first samples of the generated dataset: JPEG bytes and labels."""
+    def synthetic(self, count: int) -> list[Sample]:
+        """Return the first samples of the generated dataset."""
         done = sorted(shards.done(self.run.markers("synthesize")))
-        if not done:
+        record = self.run.record("synthesize")
+        if not done or record is None:
             return []
-        path = dataset.shard_path(self.run.synthetic, done[0])
+        export = recorded_format(record.settings)
         try:
-            return _first_samples(path, count)
-        except (OSError, tarfile.TarError, ValueError, KeyError) as error:
+            return export.read_first(self.run.synthetic, done[0], count)
+        except (OSError, ValueError) as error:
             raise RunDirectoryError(
-                f"{path} is damaged ({error}); `distfacegan verify` names every damaged shard"
+                f"{error}; `distfacegan verify` names every damaged shard"
             ) from None
 
 
@@ -314,16 +313,3 @@ def _lgen(folder: Location, latent_dim: int | None) -> LandmarkGenerator | None:
     if latent_dim is None or not folder.is_dir():
         return None
     return weights.load_lgen(folder, latent_dim)
-
-
-def _first_samples(path: Location, count: int) -> list[tuple[bytes, dict[str, Any]]]:
-    parts: dict[str, dict[str, bytes]] = {}
-    with tarfile.open(fileobj=io.BytesIO(path.read_bytes())) as tar:
-        for member in tar:
-            name, _, suffix = member.name.partition(".")
-            file = tar.extractfile(member)
-            assert file is not None
-            parts.setdefault(name, {})[suffix] = file.read()
-            if len(parts) == count and len(parts[name]) == 2:
-                break
-    return [(part["jpg"], json.loads(part["json"])) for part in parts.values()]

@@ -12,7 +12,7 @@ from distfacegan.core.grids import tile
 from distfacegan.core.landmarks import nme
 from distfacegan.report import mirror, watching
 from distfacegan.report.contents import Contents, Table, choose
-from distfacegan.report.pictures import MAX_SIDE, Picture, data_uri, dots, picture, shrink, webp
+from distfacegan.report.pictures import MAX_SIDE, Picture, picture, shrink, webp
 
 GRID_FACES = 64
 NUM_LABELLED = 12  # faces of a figure that shows landmarks
@@ -159,15 +159,15 @@ def ways_to_mirror(contents: Contents) -> list[list[Picture]]:
 
 
 def synthetic_samples(contents: Contents) -> list[Picture]:
-    """Return the first samples of the generated dataset, as their files hold them."""
+    """Return the first samples of the generated dataset, read from its files."""
     return [
-        Picture(
-            data_uri(jpeg, "jpeg"),
-            f"Synthetic face {labels['index']} with its landmarks",
-            f"{labels['index']:09d}",
-            [(GENERATED, dots(np.array(labels["landmarks"])))],
+        picture(
+            sample.face,
+            f"Synthetic face {sample.index} with its landmarks",
+            f"{sample.index:09d}",
+            generated=sample.landmarks,
         )
-        for jpeg, labels in contents.synthetic(NUM_LABELLED)
+        for sample in contents.synthetic(NUM_LABELLED)
     ]
 
 

@@ -1,4 +1,4 @@
-"""New faces with landmarks: G(z) and L-Gen(z) for uniform z; into WebDataset shards."""
+"""New faces with landmarks: G(z) and L-Gen(z) for uniform z; into shards of an export format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 
 from distfacegan import weights
@@ -17,15 +16,16 @@ from distfacegan.stages import cluster, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import dataset, files, shards
+from distfacegan.store.exports import ExportFormat, Sample
 from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 from distfacegan.store.verification import Finding, check_present, check_shard_files
 
-BATCH = 250  # faces generated together
-JPEG_BITS_PER_PIXEL = 3.0  # of a face at quality 95
-LABEL_BYTES = 2000  # of a sample's labels
+# Samples are computed in whole blocks of BLOCK indices, however many of them a shard has. The last
+# digits of G(z) can depend on the batch; this way a sample does not depend on its shard.
+BLOCK = 100
 GENERATION_FLOPS = 2.6e14  # a second of one H200, for the plan: a guess
 
 
@@ -40,51 +40,48 @@ class SynthesizeWorker:
         lgen: Location,
         *,
         seed: int,
-        jpeg_quality: int,
+        export: ExportFormat,
         device: str = "cpu",
     ) -> None:
         torch.set_num_threads(1)  # the order of a sum depends on it
         self._folder, self._markers, self._device = folder, markers, device
-        self._seed, self._jpeg_quality = seed, jpeg_quality
+        self._seed, self._export = seed, export
         self._generator = weights.load_generator(generator).to(device)
         self._lgen = weights.load_lgen(lgen, self._generator.latent_dim).to(device)
 
     def run(self, shard: Shard) -> ShardStats:
-        """Generate the samples of one shard and write its tar file."""
+        """Generate the samples of one shard and write its files."""
         started = time.time()
-        path = dataset.shard_path(self._folder, shard.index)
-        data = dataset.pack(self._samples(shard), self._jpeg_quality)
+        packed = dict(self._export.pack(shard.index, self._samples(shard)))
         made = shards.marker(self._markers, shard)
         if made is not None:
             return made  # another worker took it over, and was first
-        files.write_bytes(path, data)
+        for name, data in packed.items():
+            files.write_bytes(self._folder / name, data)
         return shards.mark_done(
             self._markers,
             shard,
             statuses={Status.OK.label: len(shard)},
-            digests={path.name: files.digest(data)},
+            digests={name: files.digest(data) for name, data in packed.items()},
             started=started,
         )
 
-    def _samples(self, shard: Shard) -> Iterator[tuple[int, np.ndarray, dict[str, Any]]]:
-        for rows in np.split(shard.rows, range(BATCH, len(shard), BATCH)):
-            z = uniform_latents(self._seed, rows, self._generator.latent_dim, stream="synthesis")
-            with torch.inference_mode():
-                on_device = torch.from_numpy(z).to(self._device)
-                faces = to_faces(self._generator(on_device))
-                points = self._lgen(on_device).reshape(-1, 49, 2).cpu().numpy()
-            for i, row in enumerate(rows):
-                yield int(row), faces[i], self._labels(int(row), z[i], points[i])
+    def _samples(self, shard: Shard) -> Iterator[Sample]:
+        for block in range(shard.start // BLOCK, -(-shard.stop // BLOCK)):
+            for sample in self._block(block):
+                if shard.start <= sample.index < shard.stop:
+                    yield sample
 
-    def _labels(self, row: int, z: np.ndarray, points: np.ndarray) -> dict[str, Any]:
-        side = self._generator.resolution
-        return {
-            "index": row,
-            "seed": self._seed,
-            "landmarks": [[round(float(v), 6) for v in point] for point in points],
-            "landmarks_px": [[round(float(v) * side, 3) for v in point] for point in points],
-            "z": [float(v) for v in z],
-        }
+    def _block(self, number: int) -> Iterator[Sample]:
+        """Compute the samples BLOCK * number to BLOCK * (number + 1) - 1."""
+        indices = range(BLOCK * number, BLOCK * (number + 1))
+        z = uniform_latents(self._seed, indices, self._generator.latent_dim, stream="synthesis")
+        with torch.inference_mode():
+            on_device = torch.from_numpy(z).to(self._device)
+            faces = to_faces(self._generator(on_device))
+            points = self._lgen(on_device).reshape(-1, 49, 2).cpu().numpy()
+        for i, index in enumerate(indices):
+            yield Sample(index, self._seed, z[i], faces[i], points[i])
 
 
 class SynthesizeStage(Stage):
@@ -131,7 +128,7 @@ class SynthesizeStage(Stage):
             "nme": errors.get("nme", "not measured"),
             "nme_mean_shape": errors.get("nme_mean_shape", "not measured"),
         }
-        dataset.write_manifest(run.synthetic, manifest)
+        dataset.write_manifest(run.synthetic, manifest, section.format)
         worker = functools.partial(
             SynthesizeWorker,
             folder=run.synthetic,
@@ -139,7 +136,7 @@ class SynthesizeStage(Stage):
             generator=generator.path,
             lgen=lgen,
             seed=job.spec.seed,
-            jpeg_quality=section.jpeg_quality,
+            export=section.format,
             device=cluster.device(job.spec.device),
         )
         workers = cluster.gpu_workers(section.workers, job.spec.device)
@@ -152,7 +149,7 @@ class SynthesizeStage(Stage):
         network = sizes.generator(job, section.generator)
         if network is None:
             return Plan(sizes.in_shards(section.count, section.shard_rows, None), section.count)
-        sample_bytes = network.resolution**2 * JPEG_BITS_PER_PIXEL / 8 + LABEL_BYTES
+        sample_bytes = section.format.sample_bytes(network.resolution)
         work = sizes.in_shards(section.count, section.shard_rows, sample_bytes)
         work += f" of {network.resolution}x{network.resolution}"
         seconds = section.count * sizes.generator_flops(network) / GENERATION_FLOPS
@@ -161,10 +158,9 @@ class SynthesizeStage(Stage):
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the files of the shards."""
         plan = shards.split(record.settings["count"], record.settings["shard_rows"])
-        path_of = functools.partial(dataset.shard_path, run.synthetic)
-        yield from check_shard_files(run, self.name, plan, path_of)
+        yield from check_shard_files(run, self.name, plan, run.synthetic)
         if record.finished:
-            yield from check_present([run.synthetic / "manifest.json"])
+            yield from check_present([dataset.manifest_path(run.synthetic)])
 
 
 def _networks(job: Job) -> tuple[weights.LoadedGenerator, Location]:

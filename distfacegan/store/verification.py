@@ -82,16 +82,19 @@ def check_group(run: RunDirectory, stage: str, name: str) -> Iterator[Finding]:
 
 
 def check_shard_files(
-    run: RunDirectory, stage: str, plan: list[Shard], path_of: Callable[[int], Location]
+    run: RunDirectory, stage: str, plan: list[Shard], folder: Location
 ) -> Iterator[Finding]:
-    """Check the file of every shard; `path_of` names it by the number of its shard."""
+    """Check the files in `folder` that the marker of each shard names."""
 
     def damage_of(shard: Shard, marker: ShardStats) -> list[str]:
-        path = path_of(shard.index)
-        if not path.exists():
-            return [f"{path} is missing"]
-        same = files.file_digest(path) == marker.digests.get(path.name)
-        return [] if same else [f"{path} is not what was written"]
+        damage = []
+        for name, expected in marker.digests.items():
+            path = folder / name
+            if not path.exists():
+                damage.append(f"{path} is missing")
+            elif files.file_digest(path) != expected:
+                damage.append(f"{path} is not what was written")
+        return damage
 
     yield from _check_shards(run, stage, plan, damage_of)
 

@@ -1,0 +1,32 @@
+"""Export formats: how generated faces with their landmarks are written, and read again.
+
+Each module with settings is one format that a spec can name.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from distfacegan.errors import RunDirectoryError
+from distfacegan.registry import find_kinds
+from distfacegan.store.exports.export import ExportFormat, Sample
+
+__all__ = ["FORMATS", "ExportFormat", "Sample", "recorded_format"]
+
+FORMATS: dict[str, type[ExportFormat]] = find_kinds(__name__)
+
+
+def recorded_format(settings: Mapping[str, Any]) -> ExportFormat:
+    """Return the format that the recorded settings of a synthesis name.
+
+    Raises RunDirectoryError if this version does not have it.
+    """
+    kind = settings["format"]
+    if kind not in FORMATS:
+        raise RunDirectoryError(
+            f"the generated faces have the format {kind!r}; this version reads {', '.join(FORMATS)}"
+        )
+    names = [field.name for field in dataclasses.fields(FORMATS[kind])]
+    return FORMATS[kind](**{name: settings[name] for name in names if name in settings})
