@@ -75,6 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     text = "say what a job would do and need; nothing is run"
     plan = commands.add_parser("plan", help=text, description=text)
     _add_spec(plan, several=True)
+    plan.add_argument(
+        "--measure",
+        action="store_true",
+        help="time every stage on this machine, for some seconds each",
+    )
     plan.set_defaults(command=_plan)
 
     for name, command, text in (
@@ -305,7 +310,7 @@ def _plan(options: argparse.Namespace) -> int:
     from distfacegan import planning, specfile
 
     for path in options.specs:
-        print(planning.describe(specfile.load(path, options.set), path))
+        print(planning.describe(specfile.load(path, options.set), path, measure=options.measure))
     return 0
 
 

@@ -17,12 +17,12 @@ from distfacegan import weights
 from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, RunDirectoryError
 from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster, sizes
+from distfacegan.stages import cluster, rates, sizes
 from distfacegan.stages.feed import memory_bytes
 from distfacegan.stages.progress import Progress
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.stages.telemetry import Telemetry
-from distfacegan.stages.training import Training, last_step
+from distfacegan.stages.training import Training, last_step, make_trainer
 from distfacegan.store import files, latents, metrics, networks, shards
 from distfacegan.store.location import ObjectStoreError, numbered, remove_tree
 from distfacegan.store.records import StageRecord
@@ -126,6 +126,21 @@ class BeganStage(Stage):
         each = sizes.generator_flops(g) + 2 * sizes.discriminator_flops(d, section.resolution)
         seconds = section.steps * section.batch * 3 * each / TRAINING_FLOPS
         return Plan(work, section.steps, seconds)
+
+    def measure(self, job: Job, device: str) -> float | None:
+        """Time steps of one worker of those that share a batch; nothing is exchanged."""
+        section = job.spec.began
+        assert section is not None
+        training = make_trainer(section, seed=0, device=device)
+        size = max(1, section.batch // section.workers)
+        faces = torch.zeros(size, 3, section.resolution, section.resolution, device=device)
+        z = torch.zeros(size, section.latent_dim, device=device)
+
+        def one_step() -> int:
+            training.step(faces, z)
+            return 1
+
+        return rates.rate(one_step)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the checkpoints and the finished generator."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import logging
 import time
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ import numpy as np
 from distfacegan.core import faces
 from distfacegan.errors import UnreadablePhotoError
 from distfacegan.sources import Source
-from distfacegan.stages import cluster, sizes
+from distfacegan.stages import cluster, rates, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import latents
@@ -26,6 +27,7 @@ from distfacegan.store.verification import Finding, check_group
 
 log = logging.getLogger(__name__)
 
+MEASURED = 512  # photos that are timed, at most
 NAMED = 10  # photos that cannot be read; `photos/status` knows all of them
 
 
@@ -43,21 +45,28 @@ class IngestWorker:
         arrays = latents.blank(self._photos, len(shard))
         arrays["key"][:] = self._source.keys[shard.start : shard.stop]
         for i, row in enumerate(shard.rows):
-            arrays["status"][i], found = self._find_face(int(row))
+            arrays["status"][i], found = crop(self._source, int(row), self._resolution)
             if found is not None:
-                photo, arrays["box"][i] = found
-                arrays["image"][i] = faces.crop_face(photo, found[1], self._resolution)
+                arrays["image"][i], arrays["box"][i] = found
         return latents.commit(self._photos, self._markers, shard, arrays, started)
 
-    def _find_face(self, row: int) -> tuple[Status, tuple[np.ndarray, np.ndarray] | None]:
-        """Return a status, and where it is OK the photo and the box of its face."""
-        try:
-            photo = self._source.read(row)
-        except UnreadablePhotoError as error:
-            log.info("%s: unreadable: %s", self._source.keys[row], error)
-            return Status.UNREADABLE, None
-        box = faces.find_face(photo)
-        return (Status.NO_FACE, None) if box is None else (Status.OK, (photo, box))
+
+def crop(
+    source: Source, row: int, resolution: int
+) -> tuple[Status, tuple[np.ndarray, np.ndarray] | None]:
+    """Return what became of a photo, and where that is OK its face and the face's box.
+
+    The face is u8 [R, R, 3], the box f32 [4] in pixels of the photo.
+    """
+    try:
+        photo = source.read(row)
+    except UnreadablePhotoError as error:
+        log.info("%s: unreadable: %s", source.keys[row], error)
+        return Status.UNREADABLE, None
+    box = faces.find_face(photo)
+    if box is None:
+        return Status.NO_FACE, None
+    return Status.OK, (faces.crop_face(photo, box, resolution), box)
 
 
 class IngestStage(Stage):
@@ -117,6 +126,23 @@ class IngestStage(Stage):
         assert side is not None
         work = sizes.in_shards(photos.count, photos.shard_rows, side * side * 3)
         return Plan(f"{work} at {side}x{side}", photos.count)
+
+    def measure(self, job: Job, device: str) -> float | None:
+        """Time reading and cropping of photos all over the source."""
+        section = job.spec.ingest
+        assert section is not None
+        if not job.photos.here:
+            return None
+        count = len(job.source.keys)
+        rows = itertools.cycle(range(0, count, max(1, count // MEASURED)))
+        cv2.setNumThreads(1)
+
+        def some() -> int:
+            for row in itertools.islice(rows, 16):
+                crop(job.source, row, section.resolution)
+            return 16
+
+        return rates.rate(some)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the faces."""

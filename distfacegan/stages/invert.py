@@ -17,9 +17,12 @@ from torch import Tensor
 
 from distfacegan import weights
 from distfacegan.core.inversion import SEARCH_SETTINGS, Inversion, Inverter
+from distfacegan.core.picture import pool
 from distfacegan.core.pixels import to_images
+from distfacegan.core.seeding import uniform_latents
+from distfacegan.core.surrogate import Surrogate
 from distfacegan.spec import Invert
-from distfacegan.stages import cluster, sizes, surrogate
+from distfacegan.stages import cluster, rates, sizes, surrogate
 from distfacegan.stages.actors import WorkerError
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
@@ -36,6 +39,7 @@ SAY_EVERY_S = 30
 # Operations a second of one H200, for the plan's guess: a third of the 790 TFLOP/s that its bf16
 # matrix product was measured at.
 INVERSION_FLOPS = 2.6e14
+MEASURED_STEPS = 20  # of a search, for the plan
 FOUND = ("z", "loss", "steps")  # what the store keeps of an Inversion
 
 
@@ -201,6 +205,35 @@ class InvertStage(Stage):
         operations = photos.count * _steps_of_a_face(section) * 2 * sizes.generator_flops(network)
         return Plan(work, photos.count, operations / INVERSION_FLOPS)
 
+    def measure(self, job: Job, device: str) -> float | None:
+        """Time the search for faces that the generator itself made."""
+        section = job.spec.invert
+        assert section is not None
+        assert section.steps is not None
+        network = sizes.generator(job, section.generator)
+        if network is None:
+            return None
+        network.to(device)
+        rows = range(section.batch if device == "cuda" else 4)
+        z = uniform_latents(0, rows, network.latent_dim, stream="measure")
+        with torch.no_grad():
+            shown = network(torch.from_numpy(z).to(device))
+        untrained = Surrogate(  # which takes as long
+            latent_dim=network.latent_dim,
+            picture=pool(shown).shape[1],
+            width=section.surrogate.width,
+        )
+        steps = min(section.steps, MEASURED_STEPS)
+        found = {**job.settings(self), "precision": _precision_on(section.precision, device)}
+        search = {name: found[name] for name in SEARCH_SETTINGS}
+        inverter = Inverter(network, surrogate=untrained, **search)
+
+        def some() -> int:
+            inverter(shown, rows, steps=steps)
+            return len(rows)
+
+        return rates.rate(some) * steps / _steps_of_a_face(section)
+
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the latents, and what recipe fast learnt."""
         fast = record.settings.get("recipe") == "fast"
@@ -222,11 +255,17 @@ def _precision(asked: str, device: str, run: RunDirectory) -> str:
     """Return the precision of the run: what `auto` meant when it began, whoever resumes it."""
     record = run.record("invert")
     assert record is not None
-    if asked == "auto":
-        of_device = "fp32" if device == "cpu" else "bf16"
-        asked = record.precision or of_device
-    run.note("invert", precision=asked)
-    return asked
+    found = record.precision if asked == "auto" and record.precision else asked
+    found = _precision_on(found, device)
+    run.note("invert", precision=found)
+    return found
+
+
+def _precision_on(asked: str, device: str) -> str:
+    """Return what a precision asked for means on a device."""
+    if asked != "auto":
+        return asked
+    return "fp32" if device == "cpu" else "bf16"
 
 
 def _prepare_surrogate(job: Job, generator: weights.LoadedGenerator) -> Location | None:

@@ -17,7 +17,7 @@ from distfacegan.core import faces
 from distfacegan.core.detectors import DetectorSettings, trusted
 from distfacegan.core.landmarks import distance, five_points, nme
 from distfacegan.sources import Source
-from distfacegan.stages import cluster, ingest, sizes
+from distfacegan.stages import cluster, ingest, rates, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, latents, shards
@@ -27,6 +27,8 @@ from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 from distfacegan.store.verification import Finding, check_group
 
+# Operations a second of one H200, for the plan's guess: fp32 in the detector's small layers.
+DETECTION_FLOPS = 3e13
 ROW_BYTES = 49 * 12 + 5  # of the landmarks, scores, deviation and status of a face
 
 
@@ -168,8 +170,28 @@ class LandmarkStage(Stage):
         """Return what there is to do."""
         assert job.spec.landmarks is not None
         photos = job.photos
-        work = sizes.in_shards(photos.count, photos.shard_rows, ROW_BYTES)
-        return Plan(f"{work}, detector {job.spec.landmarks.detector.kind}", photos.count)
+        detector = job.spec.landmarks.detector
+        work = f"{sizes.in_shards(photos.count, photos.shard_rows, ROW_BYTES)}, detector "
+        work += detector.kind
+        if photos.count is None or not detector.needs_gpu:
+            return Plan(work, photos.count)
+        return Plan(work, photos.count, photos.count * detector.flops / DETECTION_FLOPS)
+
+    def measure(self, job: Job, device: str) -> float | None:
+        """Time the detector; what a face shows makes no difference."""
+        section, side = job.spec.landmarks, job.photos.resolution
+        assert section is not None
+        if not section.detector.finds or side is None:
+            return None
+        cv2.setNumThreads(1)
+        detector = section.detector.make(device if section.detector.needs_gpu else "cpu")
+        shown = np.zeros((64 if device == "cuda" else 4, side, side, 3), np.uint8)
+
+        def some() -> int:
+            detector.detect(shown)
+            return len(shown)
+
+        return rates.rate(some)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the landmarks."""

@@ -18,7 +18,7 @@ from distfacegan.core.landmarks import nme
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
-from distfacegan.stages import cluster
+from distfacegan.stages import cluster, rates, sizes
 from distfacegan.stages.lgen_search import GPU_SHARE, VARIED, Rows, Variant, choose, fit, gpu_share
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, latents, networks, shards
@@ -32,6 +32,7 @@ log = logging.getLogger(__name__)
 
 MIN_ROWS = 50
 STEP_S = 5e-4  # of a training step on a GPU, for the plan: a guess
+MEASURED_ROWS = 2000
 NUM_GENERATED = 200  # faces on which L-Gen is held against the detector
 
 
@@ -122,6 +123,25 @@ class LGenStage(Stage):
             return Plan(work, section.trials)
         steps = -(-rows // section.batch) * section.epochs * (section.trials + 2)
         return Plan(work, section.trials, steps * STEP_S * GPU_SHARE)
+
+    def measure(self, job: Job, device: str) -> float | None:
+        """Time some epochs of Table I's network on points of nothing."""
+        section, rows = job.spec.lgen, job.photos.count
+        assert section is not None
+        if rows is None:
+            return None
+        shown = min(rows, MEASURED_ROWS)
+        z = torch.zeros(shown, sizes.latent_dim(job))
+        points = torch.zeros(shown, 49, 2)
+        variant = {name: getattr(section, name) for name in VARIED if name != "batch"}
+
+        def one_epoch() -> int:
+            lgen.train(
+                z, points, batch_size=section.batch, epochs=1, seed=0, device=device, **variant
+            )
+            return shown
+
+        return rates.rate(one_epoch) / (rows * section.epochs)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the networks, and that what goes with them is there."""

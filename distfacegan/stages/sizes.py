@@ -20,12 +20,15 @@ from distfacegan.store.run_directory import RunDirectory
 if TYPE_CHECKING:
     from distfacegan.stages.stage import Job
 
+PAPER_LATENT_DIM = 64
+
 
 @dataclasses.dataclass(frozen=True)
 class Photos:
     """The photos of a job, or the faces that were made of them."""
 
     count: int | None  # None: not known
+    here: bool  # the source can be read
     source: str  # in words
     shard_rows: int | None
     resolution: int | None  # of a face, pixels a side
@@ -35,19 +38,19 @@ def photos(job: Job) -> Photos:
     """Return what is known of the photos; lists the source, if there is one."""
     section = job.spec.ingest
     if section is not None:
-        count, said = _listed(job)
-        return Photos(count, said, section.shard_rows, section.resolution)
+        count, here, said = _listed(job)
+        return Photos(count, here, said, section.shard_rows, section.resolution)
     of = job.spec.invert.photos if job.spec.invert else None
     run = job.run if of is None else RunDirectory(of)
     try:
         group = latents.open_group(run.latents, "photos")
     except DistfaceganError:
-        return Photos(None, f"those of {run.root}, which has none yet", None, None)
+        return Photos(None, False, f"those of {run.root}, which has none yet", None, None)
     count, resolution = latents.num_rows(group), latents.lengths(group)["R"]
-    return Photos(count, f"{count:,} of {run.root}", latents.shard_rows(group), resolution)
+    return Photos(count, True, f"{count:,} of {run.root}", latents.shard_rows(group), resolution)
 
 
-def _listed(job: Job) -> tuple[int | None, str]:
+def _listed(job: Job) -> tuple[int | None, bool, str]:
     section = job.spec.ingest
     assert section is not None
     source = section.source
@@ -57,8 +60,9 @@ def _listed(job: Job) -> tuple[int | None, str]:
         if source.is_here():
             raise
         assumed = source.assumed_count
-        return assumed, "not here; not known" if assumed is None else f"{assumed:,} are assumed"
-    return count, source.describe(count)
+        said = "not here; not known" if assumed is None else f"{assumed:,} are assumed"
+        return assumed, False, said
+    return count, True, source.describe(count)
 
 
 def generator(job: Job, given: Location | None) -> Generator | None:
@@ -72,6 +76,13 @@ def generator(job: Job, given: Location | None) -> Generator | None:
         if given is not None or job.spec.began is None:
             return None
     return Generator(**began_shape(job.spec.began))
+
+
+def latent_dim(job: Job) -> int:
+    """Return the length of the z that the inversion finds; the paper's where it is not known."""
+    section = job.spec.invert
+    network = generator(job, section.generator if section else None)
+    return PAPER_LATENT_DIM if network is None else network.latent_dim
 
 
 def began_shape(section: Began) -> dict[str, Any]:

@@ -113,6 +113,14 @@ class Stage(abc.ABC):
     def plan(self, job: Job) -> Plan:
         """Return what there is to do; reads the listing of the photos, and networks on disk."""
 
+    def measure(self, job: Job, device: str) -> float | None:
+        """Return the units a second of one worker on `device`: "cuda" or "cpu", one thread.
+
+        It is timed now, for some seconds. None where there is nothing to time, or where what it
+        works on is not here.
+        """
+        return None
+
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check what it wrote; discard what is damaged, and nothing else."""
         yield from ()

@@ -7,12 +7,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 
 from distfacegan import weights
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
-from distfacegan.stages import cluster, sizes
+from distfacegan.stages import cluster, rates, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import dataset, files, shards
@@ -154,6 +155,27 @@ class SynthesizeStage(Stage):
         work += f" of {network.resolution}x{network.resolution}"
         seconds = section.count * sizes.generator_flops(network) / GENERATION_FLOPS
         return Plan(work, section.count, seconds)
+
+    def measure(self, job: Job, device: str) -> float | None:
+        """Time the generator and the encoding of its faces."""
+        section = job.spec.synthesize
+        assert section is not None
+        network = sizes.generator(job, section.generator)
+        if network is None:
+            return None
+        network.to(device)
+        points = np.zeros((49, 2), np.float32)  # L-Gen takes no time beside G
+        count = BLOCK if device == "cuda" else 8
+        z = uniform_latents(0, range(count), network.latent_dim, stream="synthesis")
+
+        def some() -> int:
+            with torch.inference_mode():
+                made = to_faces(network(torch.from_numpy(z).to(device)))
+            samples = (Sample(i, 0, z[i], face, points) for i, face in enumerate(made))
+            list(section.format.pack(0, samples))
+            return count
+
+        return rates.rate(some)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the files of the shards."""

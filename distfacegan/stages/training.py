@@ -39,6 +39,30 @@ class TrainingDivergedError(DistfaceganError, ArithmeticError):
     """The losses are no longer numbers, or the faces are all alike."""
 
 
+def make_trainer(section: Began, *, seed: int, device: str | torch.device) -> BeganTrainer:
+    """Return what a section trains, at its first step."""
+    return BeganTrainer(
+        resolution=section.resolution,
+        latent_dim=section.latent_dim,
+        width=section.width,
+        levels=section.levels,
+        skip_connections=section.skip_connections,
+        latent_constraint=section.latent_constraint,
+        ema=section.ema,
+        loss=section.loss,
+        gamma=section.gamma,
+        lambda_k=section.lambda_k,
+        learning_rate=section.learning_rate,
+        learning_rate_decay=section.learning_rate_decay,
+        betas=(section.beta1, section.beta2),
+        precision=section.precision,
+        steps=section.steps,
+        seed=seed,
+        device=device,
+        compiled=section.compile,
+    )
+
+
 class Training:
     """One rank's part of a training. A plain class: tests use it without Ray."""
 
@@ -57,26 +81,7 @@ class Training:
         self._rank, self._world = rank, world
         mine = part_of_batch(section.batch, rank, world)
         self._share = (mine.stop - mine.start) / section.batch
-        self.trainer = BeganTrainer(
-            resolution=section.resolution,
-            latent_dim=section.latent_dim,
-            width=section.width,
-            levels=section.levels,
-            skip_connections=section.skip_connections,
-            latent_constraint=section.latent_constraint,
-            ema=section.ema,
-            loss=section.loss,
-            gamma=section.gamma,
-            lambda_k=section.lambda_k,
-            learning_rate=section.learning_rate,
-            learning_rate_decay=section.learning_rate_decay,
-            betas=(section.beta1, section.beta2),
-            precision=section.precision,
-            steps=section.steps,
-            seed=seed,
-            device=device,
-            compiled=section.compile,
-        )
+        self.trainer = make_trainer(section, seed=seed, device=device)
         faces = StoredFaces(run, section.resolution, without_shards)
         self._feed = Feed(faces, section, seed=seed, mine=mine, device=self.trainer.device)
         self._look = Look(faces, self.trainer, seed) if rank == 0 else None

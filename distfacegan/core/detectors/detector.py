@@ -43,6 +43,8 @@ class DetectorSettings:
     kind: str
     needs_gpu: ClassVar[bool] = False
     """Workers get a GPU each where there are any."""
+    flops: ClassVar[float] = 0.0
+    """Floating-point operations for one face, of a detector that needs a GPU."""
     finds: ClassVar[bool] = True
     """The landmarks are found in the picture; else they are the source's own."""
     min_score: ClassVar[float]

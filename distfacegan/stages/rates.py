@@ -1,0 +1,45 @@
+"""How fast one worker is: timed on this machine, for `plan --measure`."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+TIMED_S = 4.0  # for one stage, at least
+
+
+def rate(work: Callable[[], int]) -> float:
+    """Return the units a second that `work` does; a call does some units and returns how many.
+
+    The first call warms up and does not count. The median of the other calls does.
+    """
+    work()
+    started = time.perf_counter()
+    rates: list[float] = []
+    while not rates or time.perf_counter() - started < TIMED_S:
+        before = time.perf_counter()
+        units = work()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        rates.append(units / (time.perf_counter() - before))
+    return statistics.median(rates)
+
+
+def measured_device(asked: str) -> str:
+    """Return what a worker would compute on here: "cuda" or "cpu"."""
+    return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def device_name(device: str) -> str:
+    """Return the name of this machine's GPU or processor."""
+    if device == "cuda":
+        return torch.cuda.get_device_name()
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"one core of {names[0] if names else platform.processor() or platform.machine()}"
