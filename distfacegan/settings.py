@@ -93,13 +93,13 @@ class Section(BaseModel):
         """
         found: dict[str, Any] = {}
         for name, field in type(self).model_fields.items():
-            default = field.get_default()
+            value, default = getattr(self, name), field.get_default()
             if _before(field):
                 found[name] = _before(field)[0]
-            elif isinstance(default, Section):
-                found[name] = default.unrecorded()
+            elif isinstance(value, Section):
+                found[name] = value.unrecorded()
             elif dataclasses.is_dataclass(default):  # of a kind, whose keys stand beside
-                kind = dataclasses.fields(getattr(self, name))
+                kind = dataclasses.fields(value)
                 found |= {f.name: f.default for f in kind if f.default is not dataclasses.MISSING}
             elif not field.is_required():
                 found[name] = default
@@ -216,13 +216,17 @@ class Choosing(Section):
             elif value is not None and chosen.get("kind") in cls.one_of().kinds:
                 have = " and ".join(kinds) + (" has" if len(kinds) == 1 else " have")
                 raise ValueError(f"{cls.chooses} {chosen['kind']} has no key `{key}`; {have}")
-        return rest | {cls.chooses: chosen | moved}
+        if cls.chooses in rest or moved:
+            rest[cls.chooses] = chosen | moved
+        return rest
 
     @model_serializer(mode="wrap")
     def _spread(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Put the keys of the kind beside the field again."""
         written = handler(self)
-        chosen = written.pop(self.chooses)
+        chosen = written.pop(self.chooses, None)
+        if chosen is None:
+            return written  # it was not given, and what was not given is left out
         return {self.chooses: chosen.pop("kind"), **chosen, **written}
 
     @classmethod

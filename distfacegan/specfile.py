@@ -38,9 +38,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
         raise SpecError(_explain(path, error)) from None
 
 
-def dump(spec: JobSpec) -> str:
-    """Return the resolved spec as YAML: every default filled in, every path absolute."""
-    document = spec.model_dump(mode="json")
+def dump(spec: JobSpec, *, defaults: bool = True) -> str:
+    """Return the resolved spec as YAML: every path absolute, and every default filled in.
+
+    Without `defaults` the keys that were not given are left out.
+    """
+    document = spec.model_dump(mode="json", exclude_unset=not defaults)
     sections = {key: value for key, value in document.items() if value is not None}
     return yaml.safe_dump(sections, sort_keys=False)
 

@@ -155,7 +155,23 @@ def test_a_resolved_choice_is_written_as_a_user_writes_it(tmp_path, section):
         keys["model"] = str(tmp_path / "net.onnx")
     assert written[name].items() >= keys.items()
     (tmp_path / "elsewhere").mkdir()
-    assert specfile.load(write(tmp_path / "elsewhere", specfile.dump(loaded))) == loaded
+    for defaults in (True, False):
+        dumped = specfile.dump(loaded, defaults=defaults)
+        assert specfile.load(write(tmp_path / "elsewhere", dumped)) == loaded
+
+
+def test_a_job_can_be_sent_without_what_it_does_not_say(tmp_path):
+    text = (
+        "name: a\nrun: r\nlandmarks: {min_score: 0.5}\ninvert: {recipe: bfgs, steps: 9}\nreport:\n"
+    )
+    loaded = specfile.load(write(tmp_path, text))
+    assert yaml.safe_load(specfile.dump(loaded, defaults=False)) == {
+        "name": "a",
+        "run": str(tmp_path / "r"),
+        "landmarks": {"min_score": 0.5},
+        "invert": {"recipe": "bfgs", "steps": 9},
+        "report": {},
+    }
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from distfacegan.errors import RunDirectoryError
 from distfacegan.settings import Before, Section
 from distfacegan.store import files, formats, latents, networks, shards
 from distfacegan.store.formats import NewerFormatError
+from distfacegan.store.records import StageRecord, differences
 from distfacegan.store.run_directory import RunDirectory
 from tests.jobs import arrays, findings
 
@@ -120,6 +121,28 @@ def test_a_field_that_came_later_keeps_what_the_run_was_begun_with(given, record
     section = Shiny.model_validate(given)
     assert section.as_begun(recorded).mirror is mirror
     assert section.unrecorded() == {"depth": 3, "mirror": False}
+
+
+class Holder(Section):
+    """A section with an optional section, which got a field later."""
+
+    shiny: Shiny | None = None
+
+
+@pytest.mark.parametrize(
+    ("recorded", "lines"),
+    [
+        ({"shiny": {"depth": 3}}, []),  # begun before: the new field has its old value
+        ({"shiny": {"depth": 4}}, ["  shiny.depth: 4 on disk, 3 asked"]),
+        ({"shiny": None}, ["  shiny: nothing on disk", "  shiny.depth: nothing on disk"]),
+    ],
+)
+def test_a_field_that_came_later_to_an_optional_section(recorded, lines):
+    section = Holder.model_validate({"shiny": {"depth": 3}}).as_begun(recorded)
+    found = differences(StageRecord(recorded, {}), section.model_dump(), None, section.unrecorded())
+    assert len(found) >= len(lines)
+    assert all(line.startswith(start) for line, start in zip(found, lines, strict=False))
+    assert bool(found) is bool(lines)
 
 
 def test_fields_of_a_later_version_are_ignored(old):

@@ -107,7 +107,7 @@ class Cluster:
         command += [word for stage in only for word in ("--only", stage)]
         command += ["--fresh"] if fresh else []
         with tempfile.TemporaryDirectory() as folder:
-            Path(folder, "job.yaml").write_text(specfile.dump(spec))
+            Path(folder, "job.yaml").write_text(specfile.dump(spec, defaults=False))
             environment: dict[str, Any] = {
                 "working_dir": folder,
                 "excludes": ["__pycache__"],

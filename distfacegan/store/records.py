@@ -93,9 +93,14 @@ def _fields(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _at(tree: Any, field: str, otherwise: Any = None) -> Any:
-    """Return the value at a dotted name; where it is absent, the one that `otherwise` has there."""
+    """Return the value at a dotted name, None inside what is no mapping.
+
+    Where a mapping lacks the key, the value is the one that `otherwise` has at that name.
+    """
     for key in field.split("."):
-        if not isinstance(tree, dict) or key not in tree:
+        if not isinstance(tree, dict):
+            return None
+        if key not in tree:
             return None if otherwise is None else _at(otherwise, field)
         tree = tree[key]
     return tree
