@@ -24,11 +24,11 @@ OUR_TAGS = {
 
 # In a process of its own: the session's cluster reports only every 10 seconds.
 JOB = """
-import sys, time, urllib.request
+import functools, sys, time, types, urllib.request
 from pathlib import Path
 import ray
-from distfacegan.stages import telemetry
-from distfacegan.stages.sharded import run_stage
+from distfacegan.stages import ingest, telemetry
+from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store import shards
 from distfacegan.store.run_directory import RunDirectory
@@ -42,14 +42,13 @@ run.begin("ingest", {}, {})
 landmarks = Telemetry(run, "landmarks", left=1)
 landmarks.failed(OSError("before there is a cluster"))
 ray.init("local", num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=str(temp))
-run_stage(
-    run,
-    "ingest",
+faults = {3: ("raise", 99)}
+finish_shards(
+    ingest.STAGE,
+    types.SimpleNamespace(run=run),
     shards.split(38, 5),
-    FaultyWorker,
-    {"folder": folder / "work", "faults": {3: ("raise", 99)}},
+    functools.partial(FaultyWorker, folder=folder / "work", faults=faults),
     workers=(2, {"num_cpus": 1}),
-    unit="photos",
 )
 landmarks.failed(OSError("disk full"))
 invert = Telemetry(run, "invert", left=50, workers=1, gpus_each=2)
