@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -159,6 +160,24 @@ class OneOf:
         return core_schema.with_info_after_validator_function(
             _resolve_paths, core_schema.tagged_union_schema(choices, "kind")
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class NameOf:
+    """Marks a field that holds the name of one of several documented functions or classes."""
+
+    things: Mapping[str, Any]
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        """Accept these names; the field's own annotation is for mypy."""
+        return core_schema.literal_schema(list(self.things))
+
+    def described(self) -> str:
+        """Return the names, each with the first paragraph of its docstring."""
+        docs = {name: inspect.getdoc(thing) or "" for name, thing in self.things.items()}
+        return "\n".join(f"{name}: {doc.partition(chr(10) * 2)[0]}" for name, doc in docs.items())
 
 
 def _resolve_paths(settings: Any, info: ValidationInfo) -> Any:

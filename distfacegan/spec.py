@@ -22,8 +22,8 @@ from pydantic import (
 
 from distfacegan.core.detectors import DETECTORS, DetectorSettings
 from distfacegan.core.detectors.fan import FaceAlignment
-from distfacegan.core.inversion import RECIPES
-from distfacegan.settings import Choosing, OneOf, Section, Share, StorePath, Workers
+from distfacegan.core.recipes import RECIPES
+from distfacegan.settings import Choosing, NameOf, OneOf, Section, Share, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
 from distfacegan.store.exports import FORMATS, ExportFormat
 from distfacegan.store.exports.webdataset import WebDataset
@@ -151,13 +151,13 @@ class Began(Section):
         return self
 
 
-class Surrogate(Section):
-    """The small network that knows the generator's pictures, shrunk to 16 x 16 pixels."""
+class SurrogateSettings(Section):
+    """The small network that imitates the generator's images, shrunk to 16 x 16 pixels."""
 
     pictures: Annotated[int, Field(ge=1000)] = 24_000
-    """Pictures of the generator to learn from."""
+    """Images of the generator to learn from."""
     steps: PositiveInt = 5000
-    """Steps of its training, of 256 pictures each."""
+    """Steps of its training, of 256 images each."""
     width: PositiveInt = 512
     """Nodes of its two hidden layers."""
 
@@ -185,37 +185,42 @@ class Retry(Section):
             }
         ),
     ] = 0.02
-    """The rows of every shard that are searched again: a share, like 0.02, or 2%. Rows that have
-    reached `target_loss` are left alone."""
+    """The share of every shard's rows that is searched again, like 0.02 or 2%. Rows that have
+    reached `target_loss` are not."""
     starts: PositiveInt = 3
-    """Starts to search from: the recipe's own if that now leads further, and random others."""
+    """Starts to search from. One is the recipe's own, if `steps` is more than in the first search;
+    the others are random."""
     steps: PositiveInt | None = None
     """Generator steps from each start; default: twice those of the first search."""
+
+
+def _steps_described() -> str:
+    numbers = ", ".join(f"{recipe.steps} for {name}" for name, recipe in RECIPES.items())
+    return f"Generator steps for each face; default: {numbers}."
 
 
 class Invert(Section):
     """For every face the z with the least |x - G(z)| (section III, equation 3)."""
 
-    recipe: Literal["paper", "clip", "bfgs", "fast"] = "fast"
-    """paper: Adam, unbounded. clip: the same, in a box. bfgs: a quasi-Newton method. fast: the
-    same, started by a small network that is trained on the generator's pictures first, once."""
-    steps: PositiveInt | None = None
-    """Generator steps for each face; default: 500 for paper and clip, 20 for bfgs, 12 for fast."""
+    recipe: Annotated[str, NameOf(RECIPES), Field(description=NameOf(RECIPES).described())] = "fast"
+    steps: Annotated[PositiveInt | None, Field(description=_steps_described())] = None
     target_loss: PositiveFloat | None = None
-    """A face is done at this error already, as `precision` sees it; a batch, when all are."""
+    """A face is done as soon as its error, computed in `precision`, is no larger than this. A batch
+    ends when all of its faces are done."""
     retry: Retry | None = None
-    """What is done for the worst rows; nothing by default."""
+    """Another search for the worst rows; default: none."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """In which G computes; losses are of fp32 in any case. auto: bf16 on GPUs, fp32 on CPUs,
-    wherever the stage began."""
+    """Number format in which G computes; the errors that are stored are computed in fp32. auto:
+    bf16 if the stage began on a GPU, else fp32."""
     radius: PositiveFloat | None = 1.0
-    """Latents stay within [-radius, radius]: 1 is the prior, null no bound. Not for paper."""
+    """Latents stay within [-radius, radius]: 1 is the prior, null no bound. Some recipes have no
+    bound."""
     learning_rate: PositiveFloat = 0.1
-    """Adam's: of paper and clip."""
+    """Adam's, for the recipes that use it."""
     batch: PositiveInt = 256
     """Faces inverted together."""
-    surrogate: Surrogate = Surrogate()
-    """What recipe fast learns of the generator before the first face."""
+    surrogate: SurrogateSettings = SurrogateSettings()
+    """The small network of the recipes that need one. It is trained before the first face."""
     generator: StorePath | None = None
     """Weights to invert: a .safetensors file or a folder with one; default: this run's BEGAN."""
     photos: StorePath | None = None
@@ -225,15 +230,21 @@ class Invert(Section):
     @model_validator(mode="before")
     @classmethod
     def _fill_in(cls, section: Any) -> Any:
-        """Give what depends on the recipe; what is no mapping is refused by the fields."""
+        """Fill in what depends on the recipe. The fields refuse whatever is of a wrong type."""
         if not isinstance(section, dict):
             return section
-        filled, recipe = dict(section), section.get("recipe", "fast")
-        if filled.get("steps") is None and isinstance(recipe, str) and recipe in RECIPES:
-            filled["steps"] = RECIPES[recipe]
-        if recipe == "paper":
+        filled, name = dict(section), section.get("recipe", cls.model_fields["recipe"].default)
+        recipe = RECIPES.get(name) if isinstance(name, str) else None
+        if recipe is None:
+            return section
+        if filled.get("steps") is None:
+            filled["steps"] = recipe.steps
+        if not recipe.bounded:
             if filled.get("radius") is not None:
-                raise ValueError("recipe paper has no bound: leave radius out, or take recipe clip")
+                bounded = ", ".join(other for other, each in RECIPES.items() if each.bounded)
+                raise ValueError(
+                    f"recipe {name} has no bound: leave radius out, or take one of {bounded}"
+                )
             filled["radius"] = None
         return filled
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from distfacegan.core.frozen import FrozenGenerator, reconstruction_error
+from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.networks import Generator, upsampling_kernel
+from distfacegan.core.objective import reconstruction_error
 
 
 def test_the_kernel_is_the_flipped_one_summed_with_its_shifts():
@@ -44,7 +45,7 @@ def test_half_precision_differs_by_its_rounding_alone():
     z = torch.rand(8, 5) * 2 - 1
     faces = generator(z).detach().roll(1, 0)
     loss, gradient, _ = FrozenGenerator(generator).step(z, faces)
-    half, half_gradient, _ = FrozenGenerator(generator, torch.bfloat16).step(z, faces)
+    half, half_gradient, _ = FrozenGenerator(generator).with_dtype(torch.bfloat16).step(z, faces)
     torch.testing.assert_close(half, loss, rtol=0.02, atol=0.0)
     assert half_gradient.dtype == torch.float32
     assert torch.cosine_similarity(half_gradient, gradient).min() > 0.99

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from distfacegan.core.began import BeganTrainer
-from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.inversion import Inverter
+from distfacegan.core.latent_model import latent_model
 from distfacegan.core.networks import Generator
 from distfacegan.core.order import latents_of_step
-from distfacegan.core.surrogate import SurrogateTraining, draw_pictures
+from distfacegan.core.search import Search
+from distfacegan.core.surrogate import SurrogateTraining, draw_thumbnails
 
 pytestmark = [
     pytest.mark.gpu,
@@ -34,9 +35,9 @@ def faces(generator):
 
 @pytest.fixture(scope="module")
 def surrogate(generator):
-    frozen = FrozenGenerator(generator)
+    model = latent_model(generator)
     training = SurrogateTraining(
-        frozen, *draw_pictures(frozen, 0, 4096), seed=0, steps=300, width=64
+        model, *draw_thumbnails(model, 0, 4096), seed=0, steps=300, width=64
     )
     while training.num_steps < training.steps:
         training.step()
@@ -45,7 +46,7 @@ def surrogate(generator):
 
 @pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
 def test_no_step_waits_for_the_gpu(generator, faces, surrogate, recipe):
-    invert = Inverter(generator, recipe=recipe, steps=12, surrogate=surrogate)
+    invert = Inverter(latent_model(generator), Search(recipe=recipe, steps=12), surrogate)
     steps = invert.iterate(faces, range(64))
     next(steps)  # what is made on first use may wait
     torch.cuda.set_sync_debug_mode("error")
@@ -59,19 +60,19 @@ def test_no_step_waits_for_the_gpu(generator, faces, surrogate, recipe):
 
 @pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
 def test_it_finds_what_a_cpu_finds(generator, faces, surrogate, recipe):
-    settings = {"recipe": recipe, "steps": 20, "surrogate": surrogate}
-    there = Inverter(generator, **settings)(faces, range(64))
-    here = Inverter(copy.deepcopy(generator).cpu(), **settings)(faces.cpu(), range(64))
+    search, on_cpu = Search(recipe=recipe, steps=20), copy.deepcopy(generator).cpu()
+    there = Inverter(latent_model(generator), search, surrogate)(faces, range(64))
+    here = Inverter(latent_model(on_cpu), search, surrogate)(faces.cpu(), range(64))
     assert there.loss.mean() < 1.02 * here.loss.mean() + 1e-4
 
 
 @pytest.mark.parametrize("recipe", ["clip", "bfgs", "fast"])
 def test_bf16_loses_little(generator, faces, surrogate, recipe):
     exact, rounded = (
-        Inverter(generator, recipe=recipe, surrogate=surrogate, precision=precision)
+        Inverter(latent_model(generator), Search(recipe=recipe, precision=precision), surrogate)
         for precision in ("fp32", "bf16")
     )
-    assert rounded.generator.dtype == torch.bfloat16
+    assert rounded.model.dtype == torch.bfloat16
     shifted = faces.roll(1, 0) * 0.5  # faces that G cannot make
     loss = rounded(shifted, range(64)).loss.mean()
     assert loss < 1.01 * exact(shifted, range(64)).loss.mean()

@@ -3,11 +3,14 @@
 import pytest
 import torch
 
-from distfacegan.core.frozen import FrozenGenerator, reconstruction_error
 from distfacegan.core.inversion import Inverter
+from distfacegan.core.latent_model import latent_model
 from distfacegan.core.networks import Generator
+from distfacegan.core.objective import reconstruction_error
+from distfacegan.core.recipes import RECIPES
+from distfacegan.core.search import Search
 from distfacegan.core.seeding import uniform_latents
-from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_pictures
+from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_thumbnails
 from distfacegan.errors import CheckpointError
 from tests.syncs import CountSyncs
 
@@ -27,22 +30,21 @@ def faces(count):
 
 
 def inverter(generator, **settings):
-    """Return an Inverter, for recipe fast with a little surrogate."""
-    if settings["recipe"] == "fast":
-        frozen = FrozenGenerator(generator)
-        training = SurrogateTraining(
-            frozen, *draw_pictures(frozen, 0, 512), seed=0, steps=100, width=32
-        )
+    """Return an Inverter, with a little surrogate for the recipes that need one."""
+    model, surrogate = latent_model(generator), None
+    if RECIPES[settings["recipe"]].needs_surrogate:
+        drawn = draw_thumbnails(model, 0, 512)
+        training = SurrogateTraining(model, *drawn, seed=0, steps=100, width=32)
         for _ in range(100):
             training.step()
-        settings["surrogate"] = training.surrogate
-    return Inverter(generator, **settings)
+        surrogate = training.surrogate
+    return Inverter(model, Search(**settings), surrogate)
 
 
 def invert(generator, x, *, rows, radius=None, **settings):
     """Invert by Adam, in a box where there is a radius, unless the settings name a recipe."""
     recipe = "paper" if radius is None else "clip"
-    return Inverter(generator, **{"recipe": recipe, "radius": radius, **settings})(x, rows)
+    return inverter(generator, **{"recipe": recipe, "radius": radius, **settings})(x, rows)
 
 
 def test_equation_3_is_the_mean_over_each_image():
@@ -116,12 +118,12 @@ def test_the_start_is_evaluated_and_can_win(generator):
 def test_a_face_that_reaches_its_target_is_held_there(generator, recipe):
     with torch.no_grad():
         x = generator(torch.from_numpy(uniform_latents(1, range(6), Z, stream="target")).double())
-    full = Inverter(generator, recipe=recipe, steps=40)
+    full = inverter(generator, recipe=recipe, steps=40)
     curves = torch.stack([found.loss for found in full.iterate(x, range(6))])  # [steps, B]
     target = curves[9].max().item()  # all reach it, at different times
     first = (curves <= target).int().argmax(0) + 1
     assert len(set(first.tolist())) > 1
-    held = Inverter(generator, recipe=recipe, steps=40, target_loss=target)
+    held = inverter(generator, recipe=recipe, steps=40, target_loss=target)
     found = held(x, range(6))
     assert found.steps.tolist() == first.tolist()
     assert (found.loss <= target).all()
@@ -130,10 +132,10 @@ def test_a_face_that_reaches_its_target_is_held_there(generator, recipe):
 
 
 def test_a_batch_stops_when_all_its_faces_have_reached_their_target(generator):
-    inverts = Inverter(generator, recipe="bfgs", steps=1000, target_loss=0.9)
+    inverts = inverter(generator, recipe="bfgs", steps=1000, target_loss=0.9)
     counted = []
-    step = inverts.generator.step
-    inverts.generator.step = lambda *arguments: (counted.append(1), step(*arguments))[1]
+    step = inverts.model.step
+    inverts.model.step = lambda *arguments: (counted.append(1), step(*arguments))[1]
     assert (inverts(faces(3), range(3)).loss <= 0.9).all()
     assert len(counted) == 4
 
@@ -159,9 +161,11 @@ def test_other_starts_differ_by_the_row_alone_and_only_the_better_is_kept(genera
 def test_the_first_start_is_tried_again_only_where_it_leads_further(
     generator, monkeypatch, steps, starts
 ):
-    inverts, drawn = Inverter(generator, recipe="bfgs", steps=6), []
-    draw = inverts._draw
-    monkeypatch.setattr(inverts, "_draw", lambda rows, at: (drawn.extend(at), draw(rows, at))[1])
+    inverts, drawn = inverter(generator, recipe="bfgs", steps=6), []
+    start = inverts._start
+    monkeypatch.setattr(
+        inverts, "_start", lambda *given: (drawn.extend(given[2]), start(*given))[1]
+    )
     found = inverts(faces(2), range(2))
     drawn.clear()
     inverts.again(faces(2), range(2), found, starts=2, steps=steps)
@@ -172,14 +176,14 @@ def test_the_first_start_is_tried_again_only_where_it_leads_further(
 def test_bf16_loses_little_and_its_losses_are_exact(generator, recipe):
     generator, x = generator.float(), faces(16).float()
     exact, rounded = (
-        Inverter(generator, recipe=recipe, steps=20, precision=precision)(x, range(16))
+        inverter(generator, recipe=recipe, steps=20, precision=precision)(x, range(16))
         for precision in ("fp32", "bf16")
     )
     assert rounded.loss.mean() < 1.005 * exact.loss.mean()
     again = reconstruction_error(x, generator(rounded.z)).detach()
     torch.testing.assert_close(again, rounded.loss, rtol=1e-5, atol=1e-6)
     x[3] = torch.nan
-    broken = Inverter(generator, recipe=recipe, precision="bf16")(x, range(16))
+    broken = inverter(generator, recipe=recipe, precision="bf16")(x, range(16))
     assert torch.isfinite(broken.loss).tolist() == [row != 3 for row in range(16)]
 
 
@@ -194,17 +198,17 @@ def test_the_box_is_respected_exactly_and_reached(generator, recipe):
     assert free.loss.mean() < inside.loss.mean()
 
 
-def test_the_paper_has_no_box_and_the_others_that_of_the_prior(generator):
-    assert [Inverter(generator, recipe=recipe).radius for recipe in ("paper", "clip", "bfgs")] == [
-        None,
-        1.0,
-        1.0,
-    ]
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_the_paper_has_no_bound_and_the_others_that_of_the_prior(generator, recipe):
+    with torch.no_grad():
+        x = generator(3 * torch.from_numpy(uniform_latents(1, range(6), Z, stream="far")).double())
+    largest = inverter(generator, recipe=recipe, steps=40)(x, range(6)).z.abs().max()
+    assert (largest > 1) == (recipe == "paper")
 
 
 def test_an_unknown_recipe_is_named_with_those_that_exist(generator):
-    with pytest.raises(ValueError, match="one of paper, clip, bfgs, fast, found 'adam'"):
-        Inverter(generator, recipe="adam")
+    with pytest.raises(ValueError, match="one of bfgs, clip, fast, paper, found 'adam'"):
+        Inverter(latent_model(generator), Search(recipe="adam"))
 
 
 def test_faces_the_generator_made_are_approached(generator):
@@ -237,16 +241,16 @@ def test_bfgs_finds_faces_the_generator_made(generator):
     z = torch.from_numpy(uniform_latents(1, range(50), Z, stream="target"))
     with torch.no_grad():
         x = generator(z.double())
-    found = Inverter(generator, recipe="bfgs", steps=20)(x, range(50))
+    found = inverter(generator, recipe="bfgs", steps=20)(x, range(50))
     distance = (found.z - z).square().mean(1).sqrt()
     assert (distance < 0.05).float().mean() >= 0.95
-    adam = Inverter(generator, recipe="clip", steps=100)(x, range(50))
+    adam = inverter(generator, recipe="clip", steps=100)(x, range(50))
     assert found.loss.mean() < adam.loss.mean()
 
 
 def test_bfgs_counts_the_evaluation_that_found_the_latent(generator):
     x = faces(5)
-    one, two, ten = (Inverter(generator, recipe="bfgs", steps=n)(x, range(5)) for n in (1, 2, 10))
+    one, two, ten = (inverter(generator, recipe="bfgs", steps=n)(x, range(5)) for n in (1, 2, 10))
     assert one.steps.tolist() == [1] * 5
     assert set(two.steps.tolist()) <= {1, 2}
     assert (two.loss <= one.loss).all()
@@ -266,14 +270,14 @@ def test_bfgs_counts_the_evaluation_that_found_the_latent(generator):
 )
 def test_settings_that_cannot_work_are_refused(generator, settings, words):
     with pytest.raises(ValueError, match=words):
-        Inverter(generator, recipe="clip", **settings)(faces(1), [0])
+        inverter(generator, recipe="clip", **settings)(faces(1), [0])
 
 
 def test_another_generators_surrogate_is_refused(generator):
     with torch.random.fork_rng():
-        other = Surrogate(latent_dim=Z + 1, picture=192, width=8)
+        other = Surrogate(latent_dim=Z + 1, thumbnail=192, width=8)
     with pytest.raises(CheckpointError, match=r"maps 6 latents to 192 .* this generator 5 to 192"):
-        Inverter(generator, recipe="fast", surrogate=other)
+        Inverter(latent_model(generator), Search(recipe="fast"), other)
 
 
 def test_the_generator_is_left_as_it_was(generator):

@@ -6,6 +6,7 @@ import torch
 from scipy import optimize
 
 from distfacegan.core import quasi_newton
+from distfacegan.core.priors import UNIFORM
 from distfacegan.core.quasi_newton import bfgs_update, box_solve, product
 
 
@@ -96,12 +97,12 @@ def test_a_quadratic_is_minimised(radius):
     def evaluate(z):
         return value(hessian, gradient, z), product(hessian, z) + gradient
 
-    z = torch.zeros_like(gradient)
+    z, bound = torch.zeros_like(gradient), UNIFORM.bound(radius)
     scale = hessian.diagonal(dim1=1, dim2=2).mean(1)[:, None, None]
     state = quasi_newton.begin(z, *evaluate(z), scale * torch.eye(6, dtype=torch.float64))
     losses = [state.loss]
     for step in range(2, 80):
-        state = quasi_newton.advance(state, evaluate, step=step, radius=radius)
+        state = quasi_newton.advance(state, evaluate, step=step, bound=bound)
         losses.append(state.loss)
     assert (torch.stack(losses).diff(dim=0) <= 0).all()
     if radius is None:

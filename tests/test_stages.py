@@ -13,11 +13,12 @@ from distfacegan import weights
 from distfacegan.core.detectors.annotations import Annotations
 from distfacegan.core.detectors.onnx import Onnx, OnnxDetector
 from distfacegan.core.networks import Generator
+from distfacegan.core.search import Search
 from distfacegan.errors import CheckpointError, SourceError
 from distfacegan.sources.celeba import CelebASource
 from distfacegan.sources.folder import FolderSource
 from distfacegan.sources.procedural import ProceduralFaces
-from distfacegan.spec import LGen
+from distfacegan.spec import LGen, Retry
 from distfacegan.stages import invert, landmarks, lgen
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
@@ -234,7 +235,7 @@ def inverter(run, generator, name="latents.zarr", batch=5, retry=None, **search)
         store,
         markers,
         generator,
-        search={"seed": 2, "recipe": "clip", "steps": 15, **search},
+        search=Search(**{"seed": 2, "recipe": "clip", "steps": 15, **search}),
         batch=batch,
         retry=retry,
     )
@@ -261,7 +262,7 @@ def test_shards_and_batches_do_not_change_a_latent(faces, run, generator):
 def test_the_worst_rows_are_searched_again_and_the_gain_is_counted(faces, run, generator):
     ingest(faces, run, rows_of_shard=12)
     once = latents.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "loss")
-    retry = {"worst": 0.3, "starts": 2, "steps": 30}
+    retry = Retry(worst=0.3, starts=2, steps=30)
     group = inverter(run, generator, "b.zarr", recipe="bfgs", retry=retry)
     twice = latents.read(group, "loss")
     sums = shards.totals(shards.read_markers(run.root / "b.zarr-markers"))["sums"]
@@ -282,7 +283,7 @@ def test_two_threads_invert_what_one_does(faces, run, generator, monkeypatch):
         store,
         markers,
         generator,
-        search={"seed": 2, "recipe": "bfgs", "steps": 15},
+        search=Search(seed=2, recipe="bfgs", steps=15),
         batch=5,
     )
     at_once = {"search": 0, "commit": 0}
@@ -316,7 +317,7 @@ def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(run):
 
 def test_rows_at_the_target_are_not_searched_again(faces, run, generator):
     ingest(faces, run, rows_of_shard=12)
-    retry = {"worst": 1.0, "starts": 1, "steps": 3}
+    retry = Retry(worst=1.0, starts=1, steps=3)
     for target, retried in ((1e-9, True), (10.0, False)):
         inverter(run, generator, f"{retried}.zarr", retry=retry, target_loss=target)
         [marker] = shards.read_markers(run.root / f"{retried}.zarr-markers")
@@ -329,7 +330,7 @@ def test_a_shard_without_a_face_has_nothing_to_search_for(run, generator, tmp_pa
     for i in range(3):
         cv2.imwrite(str(black / f"{i}.png"), np.zeros((64, 64, 3), np.uint8))
     ingest(FolderSource(black), run)
-    retry = {"worst": 0.5, "starts": 2, "steps": 3}
+    retry = Retry(worst=0.5, starts=2, steps=3)
     group = inverter(run, generator, retry=retry)
     assert (latents.read(group, "status") == Status.NOTHING_UPSTREAM).all()
     [marker] = shards.read_markers(run.root / "latents.zarr-markers")

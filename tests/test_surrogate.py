@@ -1,15 +1,16 @@
-"""The surrogate learns G's pictures, knows its own derivative and starts the search nearer."""
+"""The surrogate learns G's thumbnails, knows its own derivative and starts the search nearer."""
 
 import pytest
 import torch
 
-from distfacegan.core import picture
-from distfacegan.core.frozen import FrozenGenerator
+from distfacegan.core import thumbnail
 from distfacegan.core.inversion import Inverter
+from distfacegan.core.latent_model import latent_model
 from distfacegan.core.networks import Generator
-from distfacegan.core.picture import Linearisation, gauss_newton, pool
+from distfacegan.core.search import Search
 from distfacegan.core.seeding import uniform_latents
-from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_pictures, unexplained
+from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_thumbnails, unexplained
+from distfacegan.core.thumbnail import Linearisation, gauss_newton, thumbnails
 from distfacegan.stages import surrogate as stage
 from distfacegan.store import networks
 
@@ -33,42 +34,40 @@ def trained(generator):
 
 
 def begin(generator):
-    frozen = FrozenGenerator(generator)
-    z, pictures = draw_pictures(frozen, 1, 1500)
-    return SurrogateTraining(frozen, z, pictures, seed=1, steps=400, width=64)
+    model = latent_model(generator)
+    return SurrogateTraining(model, *draw_thumbnails(model, 1, 1500), seed=1, steps=400, width=64)
 
 
 def latents(count, stream):
     return torch.from_numpy(uniform_latents(7, range(count), Z, stream=stream))
 
 
-def test_a_picture_is_made_of_means():
+def test_a_thumbnail_is_made_of_means():
     images = torch.arange(4.0 * 32 * 32).view(1, 4, 32, 32)[:, :3]
-    assert pool(images).shape == (1, 3 * 16 * 16)
-    assert pool(images)[0, 0] == (0 + 1 + 32 + 33) / 4
+    assert thumbnails(images).shape == (1, 3 * 16 * 16)
+    assert thumbnails(images)[0, 0] == (0 + 1 + 32 + 33) / 4
 
 
 def test_the_curvature_is_worked_out_by_hand(monkeypatch):
-    jacobian = torch.tensor([[1.0, 0.0], [2.0, 4.0]])  # of two latents, two numbers of a picture
-    monkeypatch.setattr(picture, "ROUNDING", 0.5)  # epsilon is 0.5 * (0.5 + 1.5) / 2 = 0.5
+    jacobian = torch.tensor([[1.0, 0.0], [2.0, 4.0]])  # of two latents, two numbers of a thumbnail
+    monkeypatch.setattr(thumbnail, "ROUNDING", 0.5)  # epsilon is 0.5 * (0.5 + 1.5) / 2 = 0.5
     found = gauss_newton(jacobian, torch.tensor([[0.5, -1.5]]))
     # Weights 1 / (0.5 + 0.5) = 1 and 1 / (1.5 + 0.5) = 0.5, and a mean of two numbers.
     expected = torch.tensor([[[0.5, 1.0], [1.0, (4.0 + 0.5 * 16) / 2]]])
     torch.testing.assert_close(found, expected)
 
 
-def test_the_linearisation_is_the_derivative_and_meets_the_picture_it_is_shown(generator):
-    frozen = FrozenGenerator(generator.double())
-    known = Linearisation(frozen, torch.float64)
+def test_the_linearisation_is_the_derivative_and_meets_the_thumbnail_it_is_shown(generator):
+    known = Linearisation(latent_model(generator.double()), torch.float64)
     exact = torch.autograd.functional.jacobian(
-        lambda z: pool(generator(z))[0], torch.zeros(1, Z).double()
+        lambda z: thumbnails(generator(z))[0], torch.zeros(1, Z).double()
     )[:, 0].T
     torch.testing.assert_close(known.jacobian, exact, rtol=1e-2, atol=1e-3)
     z = latents(3, "z").double()
-    picture = pool(generator(z)).detach()
+    seen = thumbnails(generator(z)).detach()
     generator.float()
-    told = known.picture + torch.einsum("bz,bzp->bp", z, known.jacobian_at(z, picture))
-    torch.testing.assert_close(told, picture)
+    told = known.thumbnail + torch.einsum("bz,bzp->bp", z, known.jacobian_at(z, seen))
+    torch.testing.assert_close(told, seen)
 
 
 def test_its_jacobian_is_its_derivative(trained):
@@ -77,12 +76,11 @@ def test_its_jacobian_is_its_derivative(trained):
     torch.testing.assert_close(trained.jacobian_at(z), exact, rtol=1e-4, atol=1e-5)
 
 
-def test_it_explains_pictures_it_has_not_seen(generator, trained):
-    frozen = FrozenGenerator(generator)
-    z, pictures = draw_pictures(frozen, seed=2, count=300)
+def test_it_explains_thumbnails_it_has_not_seen(generator, trained):
+    z, seen = draw_thumbnails(latent_model(generator), seed=2, count=300)
     assert z.abs().max() > 1.5  # beyond the box too
-    untrained = unexplained(begin(generator).surrogate, z, pictures)
-    assert unexplained(trained, z, pictures) < 0.25 * untrained
+    untrained = unexplained(begin(generator).surrogate, z, seen)
+    assert unexplained(trained, z, seen) < 0.25 * untrained
 
 
 def test_an_interrupted_training_equals_one_that_was_not(generator, trained):
@@ -98,19 +96,20 @@ def test_an_interrupted_training_equals_one_that_was_not(generator, trained):
 
 
 def test_it_starts_the_search_nearer(generator, trained):
+    model = latent_model(generator)
     with torch.no_grad():
-        faces = generator(latents(40, "target"))
-    fast = Inverter(generator, recipe="fast", surrogate=trained, steps=2)(faces, range(40))
-    bfgs = Inverter(generator, recipe="bfgs", steps=2)(faces, range(40))
+        faces = model(latents(40, "target"))
+    fast = Inverter(model, Search(recipe="fast", steps=2), trained)(faces, range(40))
+    bfgs = Inverter(model, Search(recipe="bfgs", steps=2))(faces, range(40))
     assert fast.loss.mean() < 0.7 * bfgs.loss.mean()
-    found = Inverter(generator, recipe="fast", surrogate=trained, steps=15)(faces, range(40))
+    found = Inverter(model, Search(recipe="fast", steps=15), trained)(faces, range(40))
     distance = (found.z - latents(40, "target")).square().mean(1).sqrt()
     assert (distance < 0.05).float().mean() >= 0.95
 
 
 def test_without_a_surrogate_fast_says_so(generator):
     with pytest.raises(ValueError, match="recipe fast needs the surrogate"):
-        Inverter(generator, recipe="fast")
+        Inverter(latent_model(generator), Search(recipe="fast"))
 
 
 def test_it_is_made_once_and_goes_on_where_it_was_interrupted(generator, tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from distfacegan.core.frozen import reconstruction_error
 from distfacegan.core.networks import Generator
+from distfacegan.core.objective import reconstruction_error
 
 HISTORY = 10  # pairs that L-BFGS remembers
 LONGEST_STEP = 1.5  # of L-BFGS, which has no line search here

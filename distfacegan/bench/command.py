@@ -18,7 +18,7 @@ from distfacegan.bench import storage as bench_storage
 from distfacegan.bench import train as bench_train
 from distfacegan.core.networks import base_resolution
 from distfacegan.errors import DistfaceganError
-from distfacegan.spec import Surrogate
+from distfacegan.spec import SurrogateSettings
 from distfacegan.store import files
 from distfacegan.store.location import locate, reach
 
@@ -34,7 +34,11 @@ def invert(options: argparse.Namespace) -> None:
         generator = weights.load_generator(options.generator)
     generator.to("cuda" if torch.cuda.is_available() else "cpu")
     faces = subjects.faces(options.photos, options.faces, generator.resolution)
-    learns = Surrogate() if options.generator else Surrogate(steps=subjects.SURROGATE_STEPS)
+    learns = (
+        SurrogateSettings()
+        if options.generator
+        else SurrogateSettings(steps=subjects.SURROGATE_STEPS)
+    )
     result = bench.measure(
         generator,
         faces.to(generator.stem.weight.device),

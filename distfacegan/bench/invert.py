@@ -21,11 +21,13 @@ from distfacegan import spec
 from distfacegan.bench import baselines, roofline
 from distfacegan.bench.baselines import Steps
 from distfacegan.bench.curves import Curve
-from distfacegan.core.frozen import FrozenGenerator
 from distfacegan.core.inversion import Inverter
+from distfacegan.core.latent_model import LatentModel, latent_model
 from distfacegan.core.networks import Generator
-from distfacegan.core.seeding import uniform_latents
-from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_pictures
+from distfacegan.core.objective import error_at
+from distfacegan.core.recipes import RECIPES
+from distfacegan.core.search import Search
+from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_thumbnails
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +36,15 @@ CLIP_STEPS = (200, 300, 500)  # the same, in the box
 MARKS = (5, 10, 20, 40)  # steps after which losses are compared
 TIMED_STEPS = 20  # of the loop and the batch, which find what "paper" does
 LBFGS_STEPS = 100
-STEPS = {"paper": 500, "clip": 500, "bfgs": 40, "fast": 40}
-RECIPES = {
-    "paper": ("paper", None),
-    "clip": ("clip", 1.0),
-    "bfgs, free": ("bfgs", None),
-    "fast, free": ("fast", None),
-    "bfgs, box": ("bfgs", 1.0),
-    "fast, box": ("fast", 1.0),
+STEPS = 40  # of the other recipes
+# Each way with one of our recipes, its recipe and its radius: the references, and all others both
+# without a bound and in the box.
+REFERENCES = {"paper": ("paper", None), "clip": ("clip", 1.0)}
+OURS = REFERENCES | {
+    f"{recipe}, {where}": (recipe, radius)
+    for where, radius in (("free", None), ("box", 1.0))
+    for recipe in RECIPES
+    if recipe not in REFERENCES
 }
 TIMED = ("loop", "batch")
 PLAIN = (*TIMED, "L-BFGS")
@@ -52,7 +55,7 @@ def measure(
     generator: Generator,
     faces: Tensor,
     *,
-    learns: spec.Surrogate,
+    learns: spec.SurrogateSettings,
     precision: str = "fp32",
     batch: int = 16,
     seed: int = 0,
@@ -65,18 +68,19 @@ def measure(
     hits all of them. Ours and the plain batch compute G in `precision`; losses are of fp32.
     """
     device, dtype = faces.device, torch.bfloat16 if precision == "bf16" else torch.float32
-    surrogate, seconds = _train_surrogate(generator, learns, seed)
+    exact = latent_model(generator)
+    surrogate, seconds = _train_surrogate(exact, learns, seed)
     peaks, bandwidths = [], []
-    shared: dict[str, Any] = {"seed": seed, "precision": precision, "surrogate": surrogate}
-    inverters = {
-        name: Inverter(generator, recipe=recipe, steps=STEPS[recipe], radius=radius, **shared)
-        for name, (recipe, radius) in RECIPES.items()
-    }
-    exact = FrozenGenerator(generator)
-    curves = {name: Curve() for name in (*PLAIN, *RECIPES)}
+    shared: dict[str, Any] = {"seed": seed, "precision": precision}
+    inverters = {}
+    for name, (recipe, radius) in OURS.items():
+        steps = PAPER_STEPS if name in REFERENCES else STEPS
+        search = Search(recipe=recipe, steps=steps, radius=radius, **shared)
+        inverters[name] = Inverter(exact, search, surrogate)
+    curves = {name: Curve() for name in (*PLAIN, *OURS)}
     for first in range(0, len(faces), batch):
         chunk, rows = faces[first : first + batch], range(first, min(first + batch, len(faces)))
-        start = uniform_latents(seed, rows, generator.latent_dim, stream="inversion")
+        start = exact.prior.draw(seed, rows, exact.latent_dim, stream="inversion")
         z = torch.from_numpy(start).to(device)
         peaks.append(roofline.matrix_peak(device, dtype))
         bandwidths.append(roofline.bandwidth(device))
@@ -87,7 +91,7 @@ def measure(
         for name, curve in curves.items():
             way = _way(name, generator, chunk, z, rows, inverters, dtype)
             rounds = precision != "fp32" and name not in TIMED
-            curve.follow(way, functools.partial(exact.loss, faces=chunk) if rounds else None)
+            curve.follow(way, functools.partial(error_at, exact, faces=chunk) if rounds else None)
         log.info("bench: %d of %d faces", rows.stop, len(faces))
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
@@ -98,7 +102,7 @@ def measure(
         "faces": len(faces),
         "batch": batch,
         **_summary(generator, curves, (max(peaks), max(bandwidths)), dtype),
-        "recovered": _recovered(generator, inverters["fast, box"], batch, seed),
+        "recovered": _recovered(exact, inverters["fast, box"], batch, seed),
         "surrogate_s": seconds,
         "memory_gb": _memory(device) / 1e9,
     }
@@ -182,27 +186,26 @@ def _summary(
     }
 
 
-def _recovered(generator: Generator, inverter: Inverter, batch: int, seed: int) -> float:
-    """Return the share of faces of G's own, z uniform in the box, whose z is found again."""
+def _recovered(model: LatentModel, inverter: Inverter, batch: int, seed: int) -> float:
+    """Return the share of faces of G's own, z from the prior, whose z is found again."""
     rows = range(4 * batch)
-    z = torch.from_numpy(uniform_latents(seed, rows, generator.latent_dim, stream="recovered"))
+    z = torch.from_numpy(model.prior.draw(seed, rows, model.latent_dim, stream="recovered"))
     with torch.no_grad():
-        faces = [generator(part.to(inverter.generator.device)) for part in z.split(batch)]
+        faces = [model(part.to(model.device)) for part in z.split(batch)]
     found = [inverter(faces[i], rows[i * batch : (i + 1) * batch]).z for i in range(len(faces))]
     rms = (torch.cat(found) - z).square().mean(1).sqrt()
     return (rms < RECOVERED_RMS).float().mean().item()
 
 
 def _train_surrogate(
-    generator: Generator, settings: spec.Surrogate, seed: int
+    model: LatentModel, settings: spec.SurrogateSettings, seed: int
 ) -> tuple[Surrogate, float]:
     """Return the surrogate of a generator, as a job's settings ask for, and the seconds it took."""
     log.info("bench: learns %d of the generator's pictures", settings.pictures)
     started = time.perf_counter()
-    frozen = FrozenGenerator(generator)
-    z, drawn = draw_pictures(frozen, seed, settings.pictures)
+    z, drawn = draw_thumbnails(model, seed, settings.pictures)
     training = SurrogateTraining(
-        frozen, z, drawn, seed=seed, steps=settings.steps, width=settings.width
+        model, z, drawn, seed=seed, steps=settings.steps, width=settings.width
     )
     while training.num_steps < training.steps:
         training.step()

@@ -19,9 +19,11 @@ import torch
 
 from distfacegan import pipeline
 from distfacegan.bench import subjects
-from distfacegan.core.inversion import SEARCH_SETTINGS, Inverter
+from distfacegan.core.inversion import Inverter
+from distfacegan.core.latent_model import latent_model
 from distfacegan.core.networks import Generator
 from distfacegan.core.pixels import to_faces, to_images
+from distfacegan.core.search import Search
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import JobSpec
@@ -116,8 +118,8 @@ def _core_rate(spec: JobSpec, generator: Generator, images: np.ndarray) -> float
     """Return the faces per second of the bare core: the median over shards."""
     threads, decided = torch.get_num_threads(), invert_stage.STAGE.settings(Job(spec))
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    generator = copy.deepcopy(generator).to(device)
-    invert = Inverter(generator, **{name: decided[name] for name in SEARCH_SETTINGS})
+    model = latent_model(copy.deepcopy(generator).to(device))
+    invert = Inverter(model, Search.of(decided))
     assert spec.invert is not None
     torch.set_num_threads(1)
     rates = []

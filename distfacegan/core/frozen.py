@@ -1,10 +1,13 @@
-"""G as the inversion sees it: weights fixed, the same function of z, at less cost.
+"""BEGAN's G with fixed weights, in the form that is fastest to evaluate and differentiate by z.
 
-The kernels of its transposed convolutions are made once, and activations are channels-last, from a
-stem whose rows are sorted so: exact but for rounding.
+The result differs from that of `core.networks` by rounding only. Upsampling and the convolution
+after it are one transposed convolution, whose kernel is computed once. Tensors are channels-last:
+the rows of the first layer are sorted so that its output already is.
 
 Legend: B batch, R resolution, Z latent dimension, W width, b base side; images are in [-1, 1].
 """
+
+import copy
 
 import torch
 import torch.nn.functional as F
@@ -16,33 +19,40 @@ from distfacegan.core.networks import (
     concatenate,
     upsampling_kernel,
 )
+from distfacegan.core.objective import error_and_gradient
+from distfacegan.core.priors import UNIFORM, Prior
+
+Weights = tuple[Tensor, Tensor]  # and bias
 
 
 class FrozenGenerator:
-    """A copy of G, on its device, that computes images and the gradient of equation 3 by z."""
+    """A copy of G, on its device: the LatentModel of a BEGAN."""
 
-    def __init__(self, generator: Generator, dtype: torch.dtype | None = None) -> None:
-        """Copy G, to compute in `dtype` (default: that of G's weights)."""
+    prior: Prior = UNIFORM
+
+    def __init__(self, generator: Generator) -> None:
+        """Copy the weights of G."""
         self.resolution, self.latent_dim = generator.resolution, generator.latent_dim
-        self.device = generator.stem.weight.device
-        self.dtype = dtype or generator.stem.weight.dtype
+        self.device, self.dtype = generator.stem.weight.device, generator.stem.weight.dtype
         self._stem_shape = -1, generator.base, generator.base, generator.width
-        self._stem_weight = self._freeze(channels_last_rows(generator, generator.stem.weight))
-        self._stem_bias = self._freeze(channels_last_rows(generator, generator.stem.bias))
-        self._layers = []
         self._skips = generator.skip_connections
-        for conv in generator.convs:
-            assert isinstance(conv, nn.Conv2d)
-            upsamples = isinstance(conv, UpsamplingConv2d)
-            kernel = upsampling_kernel(conv.weight) if upsamples else conv.weight
-            self._layers.append((upsamples, self._freeze(kernel), self._freeze(conv.bias)))
-        self._to_rgb = self._freeze(generator.to_rgb.weight), self._freeze(generator.to_rgb.bias)
+        convs = [conv for conv in generator.convs if isinstance(conv, nn.Conv2d)]
+        self._upsamples = [isinstance(conv, UpsamplingConv2d) for conv in convs]
+        self._stem = self._freeze(
+            channels_last_rows(generator, generator.stem.weight),
+            channels_last_rows(generator, generator.stem.bias),
+        )
+        self._layers = [
+            self._freeze(upsampling_kernel(conv.weight) if upsamples else conv.weight, conv.bias)
+            for conv, upsamples in zip(convs, self._upsamples, strict=True)
+        ]
+        self._to_rgb = self._freeze(generator.to_rgb.weight, generator.to_rgb.bias)
 
     def __call__(self, z: Tensor) -> Tensor:
         """Map latents [B, Z] to images [B, 3, R, R]."""
-        x = F.linear(z.to(self.dtype), self._stem_weight, self._stem_bias)  # [B, b * b * W]
+        x = F.linear(z.to(self.dtype), *self._stem)  # [B, b * b * W]
         stem = x = x.view(self._stem_shape).permute(0, 3, 1, 2)  # [B, W, b, b]
-        for upsamples, kernel, bias in self._layers:
+        for upsamples, (kernel, bias) in zip(self._upsamples, self._layers, strict=True):
             if upsamples:
                 x = concatenate(x, stem) if self._skips else x
                 x = F.conv_transpose2d(x, kernel, bias, stride=2, padding=1)  # [B, W, 2b, 2b] ...
@@ -54,29 +64,24 @@ class FrozenGenerator:
     def step(self, z: Tensor, faces: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Do one generator step: evaluate equation 3 and its gradient by z for faces [B, 3, R, R].
 
-        Returns the loss [B], in the type of the faces, its gradient [B, Z], and G(z).
+        Returns the error [B], in the type of the faces, its gradient [B, Z], and G(z).
         """
-        z = z.detach().requires_grad_()
-        images = self(z)
-        loss = reconstruction_error(faces, images.to(faces.dtype))
-        # Sum, not mean: each z then gets the gradient it would get alone.
-        (gradient,) = torch.autograd.grad(loss.sum(), z)
-        return loss.detach(), gradient, images.detach()
+        return error_and_gradient(self, z, faces)
 
-    @torch.no_grad()
-    def loss(self, z: Tensor, faces: Tensor) -> Tensor:
-        """Evaluate equation 3 alone, [B], for faces [B, 3, R, R]."""
-        return reconstruction_error(faces, self(z).to(faces.dtype))
+    def with_dtype(self, dtype: torch.dtype) -> "FrozenGenerator":
+        """Return the same generator, computing in another type."""
+        other = copy.copy(self)
+        other.dtype = dtype
+        other._stem, other._to_rgb = other._freeze(*self._stem), other._freeze(*self._to_rgb)
+        other._layers = [other._freeze(*layer) for layer in self._layers]
+        return other
 
-    def _freeze(self, tensor: Tensor | None) -> Tensor:
-        assert tensor is not None
-        tensor = tensor.detach().to(self.dtype, copy=True)
-        return tensor.to(memory_format=torch.channels_last) if tensor.ndim == 4 else tensor
-
-
-def reconstruction_error(faces: Tensor, generated: Tensor) -> Tensor:
-    """err = |x_s - G(z_r)| (equation 3): the mean over each image, [B, 3, R, R] -> [B]."""
-    return (faces - generated).abs().mean((1, 2, 3))
+    def _freeze(self, weight: Tensor, bias: Tensor | None) -> Weights:
+        assert bias is not None
+        weight = weight.detach().to(self.dtype, copy=True)
+        if weight.ndim == 4:
+            weight = weight.to(memory_format=torch.channels_last)
+        return weight, bias.detach().to(self.dtype, copy=True)
 
 
 def channels_last_rows(generator: Generator, stem: Tensor) -> Tensor:

@@ -11,23 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distfacegan.core import quasi_newton
-from distfacegan.core.frozen import FrozenGenerator
-from distfacegan.core.networks import Generator
-from distfacegan.core.picture import Linearisation, gauss_newton, pool
-from distfacegan.core.seeding import uniform_latents
+from distfacegan.core.latent_model import LatentModel
+from distfacegan.core.objective import error_at
+from distfacegan.core.recipes import RECIPES, latent_dtype
+from distfacegan.core.search import Search
 from distfacegan.core.surrogate import Surrogate
+from distfacegan.core.thumbnail import thumbnails
 from distfacegan.errors import CheckpointError
 
-# Generator steps for each face where none are asked for. "paper" is Adam as in section III, which
-# gives neither start nor length, and has no bound; "clip" is the same inside a box; "bfgs" is the
-# quasi-Newton method, started from what G's linearisation round z = 0 says; "fast" is the same,
-# started from what a surrogate says that was trained on G's pictures.
-RECIPES = {"paper": 500, "clip": 500, "bfgs": 20, "fast": 12}
-PRECISIONS = ("fp32", "bf16")
-# The settings of an Inverter that decide what it finds, beside its surrogate.
-SEARCH_SETTINGS = ("seed", "recipe", "steps", "target_loss", "radius", "learning_rate", "precision")
-START_NOISE = 0.5  # that other starts add to the first guess, uniform in [-0.5, 0.5]
+START_NOISE = 0.5  # how far other starts lie from a recipe's first guess, relative to the prior
 CHECK_EVERY = 4  # steps after which a batch with a target loss may stop
 
 
@@ -51,50 +43,30 @@ class Inversion:
 class Inverter:
     """Minimises equation 3 over the latents of faces, by one recipe, on the generator's device.
 
-    Every face is inverted as if it were alone: its start is a function of (seed, row) or of the
-    face, and what is not finite in one stays there. The generator itself is not touched.
+    Every face is inverted as if it were alone. Its start is a function of (seed, row) or of the
+    face. A face that is not finite does not disturb the others.
     """
 
     def __init__(
-        self,
-        generator: Generator,
-        *,
-        recipe: str,
-        seed: int = 0,
-        steps: int | None = None,
-        target_loss: float | None = None,
-        radius: float | None = 1.0,
-        learning_rate: float = 0.1,
-        precision: str = "fp32",
-        surrogate: Surrogate | None = None,
+        self, model: LatentModel, search: Search, surrogate: Surrogate | None = None
     ) -> None:
         """Prepare all that the faces share.
 
-        A face is done after `steps` generator steps, or when its loss is at most `target_loss`.
-        `radius` keeps latents in the box [-radius, radius]^Z ("paper" has none); `learning_rate`
-        is Adam's; with `precision` "bf16" G computes in bfloat16, and the losses returned are of
-        full precision all the same; "fast" needs the `surrogate` of this generator.
+        Raises ValueError for an unknown recipe, or where it needs a surrogate and has none, and
+        CheckpointError where the surrogate is another generator's.
         """
-        if recipe not in RECIPES:
-            raise ValueError(f"recipe must be one of {', '.join(RECIPES)}, found {recipe!r}")
-        if precision not in PRECISIONS:
-            raise ValueError(f"precision must be fp32 or bf16, found {precision!r}")
-        self.recipe, self.seed, self.learning_rate = recipe, seed, learning_rate
-        self.steps = RECIPES[recipe] if steps is None else steps
-        self.target_loss = target_loss
-        self.radius = None if recipe == "paper" else radius
-        exact = FrozenGenerator(generator)
-        rounds = precision == "bf16"
-        self.generator = FrozenGenerator(generator, torch.bfloat16) if rounds else exact
-        self._exact = exact if rounds else None
-        # Latents have at least single precision.
-        self._latent_dtype = torch.promote_types(exact.dtype, torch.float32)
-        self._model: Linearisation | Surrogate | None = None
-        if recipe == "bfgs":
-            self._model = Linearisation(exact, self._latent_dtype)
-        if recipe == "fast":
-            self._model = _fitting(surrogate, generator)
-            self._model.to(self.generator.device, self._latent_dtype)
+        if search.recipe not in RECIPES:
+            known = ", ".join(RECIPES)
+            raise ValueError(f"recipe must be one of {known}, found {search.recipe!r}")
+        recipe = RECIPES[search.recipe]
+        self.search, self.steps = search, search.steps or recipe.steps
+        rounds = search.precision == "bf16"
+        self.model = model.with_dtype(torch.bfloat16) if rounds else model
+        self._exact = model if rounds else None
+        self._dtype = latent_dtype(model)
+        if recipe.needs_surrogate:
+            surrogate = _fitting(surrogate, model, search.recipe).to(model.device, self._dtype)
+        self._recipe = recipe(model, search, surrogate)
 
     def __call__(
         self,
@@ -106,17 +78,17 @@ class Inverter:
     ) -> Inversion:
         """Invert faces [B, 3, R, R] of these rows.
 
-        `starts` numbers the starts of faces: 0 is the recipe's own; `steps` is for this call. No
-        device sync before the end, but for one every CHECK_EVERY steps with a target loss.
+        `starts` numbers the starts of faces: 0 is the recipe's own; `steps` is for this call. The
+        only device syncs are at the end and, with a target loss, every CHECK_EVERY steps.
         Raises CheckpointError where faces and generator differ in resolution.
         """
-        target = self.target_loss
+        target = self.search.target_loss
         for step, found in enumerate(self.iterate(faces, rows, starts=starts, steps=steps), 1):
             if target is not None and step % CHECK_EVERY == 0 and (found.loss <= target).all():
                 break
         loss = found.loss
         if self._exact is not None:
-            exact = self._exact.loss(found.z, self._on_device(faces))
+            exact = error_at(self._exact, found.z, self._on_device(faces))
             loss = torch.where(torch.isfinite(loss), exact, loss)
         return Inversion(found.z.float().cpu(), loss.float().cpu(), found.steps.cpu())
 
@@ -131,7 +103,7 @@ class Inverter:
     ) -> Inversion:
         """Invert faces [B, 3, R, R] once more, from `starts` starts, and keep the best of all.
 
-        The recipe's own start is one of them if it now leads further than before.
+        The recipe's own start is one of them if `steps` now leads further than before.
         """
         first = 0 if steps > self.steps else 1
         numbers = np.repeat(np.arange(first, first + starts), len(faces))
@@ -153,107 +125,59 @@ class Inverter:
         steps: int | None = None,
     ) -> Iterator[Inversion]:
         """Yield the best latents so far, on the device, after every generator step."""
-        _check_faces(self.generator, faces, rows)
-        faces, steps = self._on_device(faces), self.steps if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps must be positive, found {steps}")
-        z = self._draw(np.asarray(rows), np.broadcast_to(starts, len(faces))).to(faces.device)
-        if self._model is None:
-            found = self._adam(faces, self._into_box(z), steps)
-        else:
-            radius = torch.inf if self.radius is None else self.radius
-            first = self._model.solve(pool(faces), min(radius, self._model.known_radius))
-            found = self._bfgs(faces, self._into_box(first + z), self._model, steps)
-        yield from found if self.target_loss is None else _held(found, self.target_loss)
-
-    def _draw(self, rows: np.ndarray, starts: np.ndarray) -> Tensor:
-        """Return where Adam starts, or how far from its first guess another method does, [B, Z]."""
-        drawn = np.zeros((len(rows), self.generator.latent_dim), np.float32)
-        for start in set(starts.tolist()):
-            of_start = starts == start
-            stream = f"inversion/{start}" if start else "inversion"
-            if self._model is None or start:
-                drawn[of_start] = uniform_latents(
-                    self.seed, rows[of_start], drawn.shape[1], stream=stream
-                )
-        share = 1.0 if self._model is None else START_NOISE
-        return share * torch.from_numpy(drawn).to(self._latent_dtype)
-
-    def _adam(self, faces: Tensor, z: Tensor, steps: int) -> Iterator[Inversion]:
-        adam = torch.optim.Adam([z], lr=self.learning_rate, fused=True)
+        _check_faces(self.model, faces, rows)
+        steps = self.steps if steps is None else steps
+        faces, target = self._on_device(faces), self.search.target_loss
+        start = self._start(faces, np.asarray(rows), np.broadcast_to(starts, len(faces)))
         best = Inversion(
-            z.clone(),
-            loss=z.new_full((len(z),), torch.inf),
-            steps=torch.zeros(len(z), dtype=torch.int32, device=z.device),
+            start.nan_to_num(),
+            loss=start.new_full((len(start),), torch.inf),
+            steps=torch.zeros(len(start), dtype=torch.int32, device=start.device),
         )
-        for step in range(1, steps + 1):
-            loss, z.grad, _ = self.generator.step(z, faces)
-            here = Inversion(z, loss, torch.full_like(best.steps, step))
-            best = here.where(loss < best.loss, best)  # never where the loss is nan or inf
+        search = self._recipe.iterate(self.model, faces, start)
+        for step, (z, loss) in zip(range(1, steps + 1), search, strict=False):
+            better = loss < best.loss  # never where the loss is nan or inf
+            if target is not None:
+                better &= best.loss > target  # a face is held where it first reached its target
+            best = Inversion(z, loss, torch.full_like(best.steps, step)).where(better, best)
             yield best
-            adam.step()
-            z.copy_(self._into_box(z))
 
-    def _bfgs(
-        self, faces: Tensor, z: Tensor, model: Linearisation | Surrogate, steps: int
-    ) -> Iterator[Inversion]:
-        loss, gradient, images = self.generator.step(z, faces)
-        target, picture = pool(faces), pool(images.to(z.dtype))  # of the face, of G at the best z
+    def _start(self, faces: Tensor, rows: np.ndarray, starts: np.ndarray) -> Tensor:
+        """Return where the search begins [B, Z]: at the recipe's guess or at a random latent.
 
-        def curvature(z: Tensor) -> Tensor:
-            return gauss_newton(model.jacobian_at(z, picture), target - picture)
-
-        def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
-            nonlocal images
-            loss, gradient, images = self.generator.step(z, faces)
-            return loss, gradient
-
-        state = quasi_newton.begin(z, loss, gradient, curvature(z))
-        yield Inversion(state.z, state.loss, state.steps)
-        for step in range(2, steps + 1):
-            if self.recipe == "fast" and step > 2:  # the surrogate knows the curvature here too
-                improved = (state.steps == step - 1)[:, None]
-                picture = torch.where(improved, pool(images.to(z.dtype)), picture)
-                state = quasi_newton.rebase(state, curvature(state.z))
-            state = quasi_newton.advance(state, evaluate, step=step, radius=self.radius)
-            yield Inversion(state.z, state.loss, state.steps)
-
-    def _into_box(self, z: Tensor) -> Tensor:
-        return z if self.radius is None else z.clamp(-self.radius, self.radius)
+        Starts other than 0 are random in any case: about the guess, where there is one.
+        """
+        guess, dim = self._recipe.guess(faces), self.model.latent_dim
+        drawn = np.zeros((len(rows), dim), np.float32)
+        for start in set(starts.tolist()):
+            if guess is None or start:
+                of_start, stream = starts == start, f"inversion/{start}" if start else "inversion"
+                drawn[of_start] = self.model.prior.draw(
+                    self.search.seed, rows[of_start], dim, stream=stream
+                )
+        z = torch.from_numpy(drawn).to(faces.device, self._dtype)
+        return self._recipe.bound.clamp(z if guess is None else guess + START_NOISE * z)
 
     def _on_device(self, faces: Tensor) -> Tensor:
-        return faces.to(
-            self.generator.device, self._latent_dtype, memory_format=torch.channels_last
-        )
+        return faces.to(self.model.device, self._dtype, memory_format=torch.channels_last)
 
 
-def _held(found: Iterator[Inversion], target_loss: float) -> Iterator[Inversion]:
-    """Yield what is found, but hold each face at the first latent that reaches its target."""
-    held = next(found)
-    yield held
-    for better in found:
-        held = held.where(held.loss <= target_loss, better)
-        yield held
-
-
-def _fitting(surrogate: Surrogate | None, generator: Generator) -> Surrogate:
-    """Return a copy of the surrogate, which must be one of this generator, for inference."""
+def _fitting(surrogate: Surrogate | None, model: LatentModel, recipe: str) -> Surrogate:
+    """Return a copy of the surrogate for inference, after a check that it is of this generator."""
     if surrogate is None:
-        raise ValueError("recipe fast needs the surrogate of the generator, found none")
-    pictures = pool(torch.empty(1, 3, generator.resolution, generator.resolution)).shape[1]
-    expected, found = (pictures, generator.latent_dim), tuple(surrogate.linear.weight.shape)
+        raise ValueError(f"recipe {recipe} needs the surrogate of the generator, found none")
+    size = thumbnails(torch.empty(1, 3, model.resolution, model.resolution)).shape[1]
+    expected, found = (size, model.latent_dim), tuple(surrogate.linear.weight.shape)
     if found != expected:
         raise CheckpointError(
-            f"the surrogate maps {found[1]} latents to {found[0]} numbers of a picture, that of "
+            f"the surrogate maps {found[1]} latents to {found[0]} numbers of a thumbnail, that of "
             f"this generator {expected[1]} to {expected[0]}: it is another generator's"
         )
     return copy.deepcopy(surrogate).requires_grad_(False)
 
 
-def _check_faces(
-    generator: FrozenGenerator, faces: Tensor, rows: Sequence[int] | np.ndarray
-) -> None:
-    side = generator.resolution
+def _check_faces(model: LatentModel, faces: Tensor, rows: Sequence[int] | np.ndarray) -> None:
+    side = model.resolution
     if not faces.is_floating_point() or faces.ndim != 4 or faces.shape[1] != 3:
         raise ValueError(
             f"faces must be floats [B, 3, R, R], found {faces.dtype} {list(faces.shape)}"

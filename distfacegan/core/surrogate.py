@@ -1,8 +1,8 @@
-"""A small network that knows G's pooled picture, and can be asked hundreds of times for one G.
+"""A small network S(z) that imitates G's thumbnails, so that a search can ask it hundreds of times.
 
-Trained on G's own pictures, so it needs no face; made once for a generator.
+It is trained once for a generator, on thumbnails of G's own images: no face is needed.
 
-Legend: B batch, Z latent dimension, P numbers of a picture, W width.
+Legend: B batch, Z latent dimension, P numbers of a thumbnail, W width.
 """
 
 import collections
@@ -15,46 +15,45 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distfacegan.core import quasi_newton
-from distfacegan.core.frozen import FrozenGenerator
-from distfacegan.core.picture import Linearisation, gauss_newton, pool
-from distfacegan.core.seeding import permutation, uniform_latents
+from distfacegan.core.latent_model import LatentModel
+from distfacegan.core.priors import Box
+from distfacegan.core.seeding import permutation
+from distfacegan.core.thumbnail import Linearisation, gauss_newton, thumbnails
 
-AMPLITUDES = (0.6, 2.0)  # of the latents learnt from: photos need some beyond the prior's box
-LINEAR_SHARE = 0.7  # of G's derivative at 0, at which the linear part starts
-SEARCH_STEPS, SEARCH_INTERIOR_STEPS = 30, 3  # on the surrogate, to find a start
+LINEAR_SHARE = 0.7  # of G's derivative at 0: the initial weights of the linear part
+SEARCH_STEPS, SEARCH_INTERIOR_STEPS = 30, 3  # of the search for a first guess
 BATCH = 256
 LEARNING_RATE, WEIGHT_DECAY = 2e-3, 1e-3
 
 
 class Surrogate(nn.Module):
-    """S(z), G's picture: two hidden layers of W nodes (SiLU), and a linear part beside them."""
+    """S(z), about G's thumbnail: two hidden layers of W nodes (SiLU), plus a linear map of z."""
 
-    known_radius = AMPLITUDES[1]  # of the box in which it says where to start
-
-    def __init__(self, *, latent_dim: int, picture: int, width: int = 512) -> None:
+    def __init__(self, *, latent_dim: int, thumbnail: int, width: int = 512) -> None:
+        """Draw the weights; `thumbnail` is P."""
         super().__init__()
         self.first = nn.Linear(latent_dim, width)
         self.second = nn.Linear(width, width)
-        self.third = nn.Linear(width, picture)
-        self.linear = nn.Linear(latent_dim, picture, bias=False)
+        self.third = nn.Linear(width, thumbnail)
+        self.linear = nn.Linear(latent_dim, thumbnail, bias=False)
 
     def forward(self, z: Tensor) -> Tensor:
-        """Map latents [B, Z] to pictures [B, P]."""
+        """Map latents [B, Z] to thumbnails [B, P]."""
         x = F.silu(self.second(F.silu(self.first(z))))
         return self.third(x) + self.linear(z)
 
     @torch.no_grad()
-    def jacobian_at(self, z: Tensor, picture: Tensor | None = None) -> Tensor:
-        """Return dS/dz [B, Z, P] at z [B, Z]; what G's picture there is makes no difference."""
+    def jacobian_at(self, z: Tensor) -> Tensor:
+        """Return dS/dz [B, Z, P] at z [B, Z]."""
         first = self.first(z)
         second = self.second(F.silu(first))
         x = _silu_derivative(first)[:, :, None] * self.first.weight  # [B, W, Z]
         x = _silu_derivative(second)[:, :, None] * (self.second.weight @ x)
         return (self.third.weight @ x + self.linear.weight).mT
 
-    def solve(self, target: Tensor, radius: float) -> Tensor:
-        """Return the z [B, Z] in a box whose pictures come closest to `target` [B, P]."""
-        z = target.new_zeros(len(target), self.first.in_features)
+    def solve(self, target: Tensor, half_width: float) -> Tensor:
+        """Return z [B, Z] in a box round 0 whose thumbnails come closest to target [B, P]."""
+        z, bound = target.new_zeros(len(target), self.first.in_features), Box(half_width)
 
         def evaluate(z: Tensor) -> tuple[Tensor, Tensor]:
             with torch.enable_grad():
@@ -69,68 +68,69 @@ class Surrogate(nn.Module):
         state = quasi_newton.begin(z, *evaluate(z), hessian)
         for step in range(2, SEARCH_STEPS + 1):
             state = quasi_newton.advance(
-                state, evaluate, step=step, radius=radius, interior_steps=SEARCH_INTERIOR_STEPS
+                state, evaluate, step=step, bound=bound, interior_steps=SEARCH_INTERIOR_STEPS
             )
         return state.z
 
     @classmethod
     def from_state_dict(cls, state: Mapping[str, Tensor]) -> "Surrogate":
         """Build the surrogate whose weights these are, with its sizes."""
-        (picture, latent_dim), width = state["linear.weight"].shape, len(state["first.bias"])
-        surrogate = cls(latent_dim=latent_dim, picture=picture, width=width)
+        (thumbnail, latent_dim), width = state["linear.weight"].shape, len(state["first.bias"])
+        surrogate = cls(latent_dim=latent_dim, thumbnail=thumbnail, width=width)
         surrogate.load_state_dict(dict(state))
         return surrogate
 
 
-def draw_pictures(
-    generator: FrozenGenerator, seed: int, count: int, batch: int = 64
+def draw_thumbnails(
+    model: LatentModel, seed: int, count: int, batch: int = 64
 ) -> tuple[Tensor, Tensor]:
-    """Return latents [count, Z], beyond the box too, and G's pictures of them [count, P]."""
-    drawn = uniform_latents(seed, range(count), generator.latent_dim + 1, stream="surrogate")
-    low, high = AMPLITUDES
-    amplitude = low + (high - low) * (drawn[:, -1:] + 1) / 2
-    z = torch.from_numpy(amplitude * drawn[:, :-1]).to(generator.device)
+    """Draw latents [count, Z] from the prior and its surroundings; return them and G's thumbnails.
+
+    The thumbnails are f32 [count, P].
+    """
+    drawn = model.prior.draw_wide(seed, count, model.latent_dim, stream="surrogate")
+    z = torch.from_numpy(drawn).to(model.device)
     with torch.inference_mode():
-        pictures = torch.cat([pool(generator(part)).float() for part in z.split(batch)])
-    return z, pictures.clone()
+        found = torch.cat([thumbnails(model(part)).float() for part in z.split(batch)])
+    return z, found.clone()
 
 
 class SurrogateTraining:
-    """The fit of a surrogate to G's pictures; it can be interrupted between steps."""
+    """The fit of a surrogate to G's thumbnails; it can be interrupted between steps."""
 
     def __init__(
         self,
-        generator: FrozenGenerator,
+        model: LatentModel,
         z: Tensor,
-        pictures: Tensor,
+        targets: Tensor,
         *,
         seed: int,
         steps: int,
         width: int = 512,
     ) -> None:
-        """Prepare `steps` steps on what `draw_pictures` returned."""
-        self.z, self.pictures = z, pictures
+        """Prepare `steps` steps on the latents and thumbnails that `draw_thumbnails` returned."""
+        self.z, self.targets = z, targets
         self.seed, self.steps, self.num_steps = seed, steps, 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.surrogate = Surrogate(
-                latent_dim=generator.latent_dim, picture=self.pictures.shape[1], width=width
-            ).to(generator.device)
-        known = Linearisation(generator)
+                latent_dim=model.latent_dim, thumbnail=targets.shape[1], width=width
+            ).to(model.device)
+        linear = Linearisation(model)
         with torch.no_grad():
-            self.surrogate.linear.weight.copy_(LINEAR_SHARE * known.jacobian.T)
-            self.surrogate.third.bias.copy_(known.picture[0])
+            self.surrogate.linear.weight.copy_(LINEAR_SHARE * linear.jacobian.T)
+            self.surrogate.third.bias.copy_(linear.thumbnail[0])
             self.surrogate.third.weight.mul_(0.1)
         self.adam = torch.optim.AdamW(
             self.surrogate.parameters(), lr=LEARNING_RATE, weight_decay=WEIGHT_DECAY, fused=True
         )
 
     def step(self) -> None:
-        """Do one step on a batch of pictures. No device sync."""
+        """Do one step on a batch of thumbnails. No device sync."""
         done = self.num_steps / self.steps
         self.adam.param_groups[0]["lr"] = LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * done))
         rows = torch.from_numpy(self._rows()).to(self.z.device)
-        loss = F.mse_loss(self.surrogate(self.z[rows]), self.pictures[rows])
+        loss = F.mse_loss(self.surrogate(self.z[rows]), self.targets[rows])
         self.adam.zero_grad()
         loss.backward()
         self.adam.step()
@@ -163,13 +163,13 @@ class SurrogateTraining:
 
 
 @torch.no_grad()
-def unexplained(surrogate: Surrogate, z: Tensor, pictures: Tensor) -> float:
-    """Return the share of the pictures' variance that a surrogate misses, in [0, 1] if it is good.
+def unexplained(surrogate: Surrogate, z: Tensor, targets: Tensor) -> float:
+    """Return the share of the thumbnails' variance that a surrogate misses: 0 where it is exact.
 
-    On latents that it has not learnt from. A device sync.
+    `z` and `targets` are latents it has not been trained on, and G's thumbnails. A device sync.
     """
-    error = (surrogate(z) - pictures).square().mean()
-    return (error / pictures.var(0).mean()).item()
+    error = (surrogate(z) - targets).square().mean()
+    return (error / targets.var(0).mean()).item()
 
 
 def _silu_derivative(x: Tensor) -> Tensor:

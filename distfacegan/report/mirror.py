@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 
 import numpy as np
 
 from distfacegan import weights
-from distfacegan.core.inversion import SEARCH_SETTINGS, Inverter
+from distfacegan.core.inversion import Inverter
+from distfacegan.core.latent_model import latent_model
 from distfacegan.core.pixels import to_images
+from distfacegan.core.recipes import RECIPES
+from distfacegan.core.search import Search
 from distfacegan.report.contents import Contents, Table
 from distfacegan.store import files
 
@@ -28,17 +32,21 @@ def invert_mirrored(
     assert generator is not None
     assert record is not None
     of_run = {**record.settings, "precision": record.precision or "fp32"}
-    settings = {name: of_run[name] for name in SEARCH_SETTINGS if name in of_run}
-    made_of = {"generator": contents.generator_digest, "rows": rows.tolist(), **settings}
+    search = Search.of(of_run)
+    made_of = {
+        "generator": contents.generator_digest,
+        "rows": rows.tolist(),
+        **dataclasses.asdict(search),
+    }
     cache = contents.run.report / "mirror.json"
     kept = files.read_json(cache) if cache.exists() else {}
     if kept.get("made_of") != made_of:
         log.info("report: inverts %d mirrored photos, once", len(rows))
         mirrored = np.ascontiguousarray(photos.read("image", rows)[:, :, ::-1])
         faces = to_images(mirrored, generator.resolution)
-        if settings["recipe"] == "fast":
-            settings["surrogate"] = weights.load_surrogate(contents.run.surrogate)
-        found = Inverter(generator, **settings)(faces, rows)
+        learns = RECIPES[search.recipe].needs_surrogate
+        surrogate = weights.load_surrogate(contents.run.surrogate) if learns else None
+        found = Inverter(latent_model(generator), search, surrogate)(faces, rows)
         kept = {"made_of": made_of, "z": found.z.tolist(), "loss": found.loss.tolist()}
         files.write_json(cache, kept)
     return np.array(kept["z"], np.float32), np.array(kept["loss"], np.float32)

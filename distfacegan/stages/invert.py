@@ -7,7 +7,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -16,12 +16,14 @@ import torch
 from torch import Tensor
 
 from distfacegan import weights
-from distfacegan.core.inversion import SEARCH_SETTINGS, Inversion, Inverter
-from distfacegan.core.picture import pool
+from distfacegan.core.inversion import Inversion, Inverter
+from distfacegan.core.latent_model import latent_model
 from distfacegan.core.pixels import to_images
-from distfacegan.core.seeding import uniform_latents
+from distfacegan.core.recipes import RECIPES
+from distfacegan.core.search import Search
 from distfacegan.core.surrogate import Surrogate
-from distfacegan.spec import Invert
+from distfacegan.core.thumbnail import thumbnails
+from distfacegan.spec import Invert, Retry
 from distfacegan.stages import cluster, rates, sizes, surrogate
 from distfacegan.stages.actors import WorkerError
 from distfacegan.stages.sharded import finish_shards
@@ -56,22 +58,22 @@ class InvertWorker:
         markers: Location,
         generator: Location,
         *,
-        search: Mapping[str, Any],
+        search: Search,
         batch: int,
-        retry: Mapping[str, Any] | None = None,
+        retry: Retry | None = None,
         surrogate_folder: Location | None = None,
         device: str = "cpu",
     ) -> None:
-        """Load what is on disk. `search` holds SEARCH_SETTINGS, `retry` that of a spec."""
+        """Load the generator and the surrogate, and open the stores; `batch` faces go together."""
         torch.set_num_threads(1)  # the order of a sum depends on it
         self._photos = latents.open_group(photos, "photos")
         self._latents = latents.open_group(store, "latents")
         self._markers, self._batch, self._device = markers, batch, device
         self._retry = retry
-        network = weights.load_generator(generator).to(device)
-        self._resolution = network.resolution
+        model = latent_model(weights.load_generator(generator).to(device))
+        self._resolution = model.resolution
         surrogate = weights.load_surrogate(surrogate_folder) if surrogate_folder else None
-        self._inverter = Inverter(network, surrogate=surrogate, **search)
+        self._inverter = Inverter(model, search, surrogate)
         self._computing = threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
@@ -87,26 +89,23 @@ class InvertWorker:
                 _put(arrays, some, self._inverter(self._faces(images[some]), shard.rows[some]))
             finite = np.isfinite(arrays["loss"][with_face])
             arrays["status"][with_face] = np.where(finite, Status.OK, Status.FAILED)
-            sums = self._search_again(shard, images, arrays) if self._retry else None
+            sums = self._search_again(shard, images, arrays, self._retry) if self._retry else None
         return latents.commit(self._latents, self._markers, shard, arrays, started, sums)
 
     def _search_again(
-        self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray]
+        self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray], retry: Retry
     ) -> dict[str, float]:
         """Search again for the worst rows; return how many there were and what it gained."""
-        retry = self._retry
-        assert retry is not None
+        assert retry.steps is not None  # a spec fills them in
         ok = np.flatnonzero(arrays["status"] == Status.OK)
         by_loss = ok[np.argsort(-arrays["loss"][ok], kind="stable")]
-        worst = by_loss[: math.ceil(round(retry["worst"] * len(ok), 6))]
-        worst = worst[arrays["loss"][worst] > (self._inverter.target_loss or 0)]
+        worst = by_loss[: math.ceil(round(retry.worst * len(ok), 6))]
+        worst = worst[arrays["loss"][worst] > (self._inverter.search.target_loss or 0)]
         before = arrays["loss"][worst]
-        for some in _batches(worst, max(1, self._batch // retry["starts"])):
+        for some in _batches(worst, max(1, self._batch // retry.starts)):
             faces, rows = self._faces(images[some]), shard.rows[some]
             found = Inversion(*(torch.from_numpy(arrays[name][some]) for name in FOUND))
-            again = self._inverter.again(
-                faces, rows, found, starts=retry["starts"], steps=retry["steps"]
-            )
+            again = self._inverter.again(faces, rows, found, starts=retry.starts, steps=retry.steps)
             _put(arrays, some, again)
         gained = before - arrays["loss"][worst]
         return {
@@ -141,7 +140,7 @@ class InvertStage(Stage):
         section = job.spec.invert
         assert section is not None
         found = section.model_dump(exclude={"workers", "batch", "generator", "photos"})
-        if section.recipe != "fast":
+        if not RECIPES[section.recipe].needs_surrogate:
             del found["surrogate"]
         if section.generator is not None:  # a misfit is said here
             resolution = job.spec.ingest.resolution if job.spec.ingest else None
@@ -173,9 +172,9 @@ class InvertStage(Stage):
             store=run.latents,
             markers=run.markers(self.name),
             generator=generator.path,
-            search={name: found[name] for name in SEARCH_SETTINGS},
+            search=Search.of(found),
             batch=section.batch,
-            retry=found["retry"],
+            retry=section.retry,
             surrogate_folder=_prepare_surrogate(job, generator),
             device=device,
         )
@@ -213,20 +212,19 @@ class InvertStage(Stage):
         network = sizes.generator(job, section.generator)
         if network is None:
             return None
-        network.to(device)
+        model = latent_model(network.to(device))
         rows = range(section.batch if device == "cuda" else 4)
-        z = uniform_latents(0, rows, network.latent_dim, stream="measure")
+        z = torch.from_numpy(model.prior.draw(0, rows, model.latent_dim, stream="measure"))
         with torch.no_grad():
-            shown = network(torch.from_numpy(z).to(device))
+            shown = model(z.to(device))
         untrained = Surrogate(  # which takes as long
-            latent_dim=network.latent_dim,
-            picture=pool(shown).shape[1],
+            latent_dim=model.latent_dim,
+            thumbnail=thumbnails(shown).shape[1],
             width=section.surrogate.width,
         )
         steps = min(section.steps, MEASURED_STEPS)
         found = {**job.settings(self), "precision": _precision_on(section.precision, device)}
-        search = {name: found[name] for name in SEARCH_SETTINGS}
-        inverter = Inverter(network, surrogate=untrained, **search)
+        inverter = Inverter(model, Search.of(found), untrained)
 
         def some() -> int:
             inverter(shown, rows, steps=steps)
@@ -235,9 +233,10 @@ class InvertStage(Stage):
         return rates.rate(some) * steps / _steps_of_a_face(section)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check the latents, and what recipe fast learnt."""
-        fast = record.settings.get("recipe") == "fast"
-        yield from check_networks([run.surrogate], expected=fast and record.finished)
+        """Check the latents, and the surrogate where the recipe has one."""
+        recipe = RECIPES.get(record.settings.get("recipe", ""))  # None: of another version
+        learns = recipe is not None and recipe.needs_surrogate
+        yield from check_networks([run.surrogate], expected=learns and record.finished)
         yield from check_group(run, self.name, "latents")
 
 
@@ -269,10 +268,10 @@ def _precision_on(asked: str, device: str) -> str:
 
 
 def _prepare_surrogate(job: Job, generator: weights.LoadedGenerator) -> Location | None:
-    """Return the folder of the surrogate that recipe fast needs, made first where it is not."""
+    """Return the folder of the surrogate, trained first if it is missing; None: none is needed."""
     section, folder = job.spec.invert, job.run.surrogate
     assert section is not None
-    if section.recipe != "fast":
+    if not RECIPES[section.recipe].needs_surrogate:
         return None
     made_of = {
         "seed": job.spec.seed,
@@ -281,7 +280,7 @@ def _prepare_surrogate(job: Job, generator: weights.LoadedGenerator) -> Location
     }
     if not surrogate.is_ready(folder, made_of):
         log.info(
-            "invert: learns the generator's pictures, once: %d pictures, %d steps",
+            "invert: trains the surrogate of the generator, once: %d pictures, %d steps",
             section.surrogate.pictures,
             section.surrogate.steps,
         )
@@ -298,7 +297,7 @@ def _prepare_surrogate(job: Job, generator: weights.LoadedGenerator) -> Location
             raise error.cause from error
         except ray.exceptions.RayError as error:
             raise WorkerError(
-                f"the worker that learns the generator's pictures was lost ({error}); "
+                f"the worker that trains the surrogate of the generator was lost ({error}); "
                 "the same command goes on from its last checkpoint"
             ) from error
     surrogate.discard_drafts(folder)

@@ -8,15 +8,15 @@ from typing import Any
 import torch
 
 from distfacegan import weights
-from distfacegan.core.frozen import FrozenGenerator
-from distfacegan.core.surrogate import SurrogateTraining, draw_pictures, unexplained
+from distfacegan.core.latent_model import latent_model
+from distfacegan.core.surrogate import SurrogateTraining, draw_thumbnails, unexplained
 from distfacegan.errors import DistfaceganError
 from distfacegan.store import networks
 from distfacegan.store.location import Location, ObjectStoreError
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 500  # pictures that measure what the surrogate knows
+HELD_OUT = 500  # thumbnails that are not trained on: they measure how good the surrogate is
 CHECKPOINT_EVERY = 1000  # steps
 
 
@@ -28,22 +28,23 @@ def is_ready(folder: Location, made_of: dict[str, Any]) -> bool:
 def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, device: str) -> None:
     """Train the surrogate of a generator into `folder`, or finish its training.
 
-    `made_of` holds seed, pictures, steps and width, and the generator's digest. Its pictures and
-    its checkpoint lie beside it until it is finished; damaged ones are made again.
+    `made_of` holds seed, pictures, steps and width, and the generator's digest. The thumbnails and
+    the newest checkpoint lie beside the folder until the training is finished. Damaged ones are
+    made again.
     """
     torch.set_num_threads(1)  # the order of a sum depends on it
-    frozen = FrozenGenerator(weights.load_generator(generator).to(device))
+    model = latent_model(weights.load_generator(generator).to(device))
     drawn, partial = _drafts(folder)
     known = _load(drawn, made_of, "pictures")
     if known is None:
-        z, pictures = draw_pictures(frozen, made_of["seed"], made_of["pictures"])
-        known = {"pictures": {"z": z, "pictures": pictures}}
+        z, targets = draw_thumbnails(model, made_of["seed"], made_of["pictures"])
+        known = {"pictures": {"z": z, "pictures": targets}}
         networks.save(drawn, known, made_of)
-    z, pictures = (known["pictures"][name].to(device) for name in ("z", "pictures"))
+    z, targets = (known["pictures"][name].to(device) for name in ("z", "pictures"))
     training = SurrogateTraining(
-        frozen,
+        model,
         z[HELD_OUT:],
-        pictures[HELD_OUT:],
+        targets[HELD_OUT:],
         seed=made_of["seed"],
         steps=made_of["steps"],
         width=made_of["width"],
@@ -55,24 +56,24 @@ def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, d
         training.step()
         if training.num_steps % CHECKPOINT_EVERY == 0:
             networks.save(partial, training.state(), {**made_of, "done": training.num_steps})
-    share = unexplained(training.surrogate, z[:HELD_OUT], pictures[:HELD_OUT])
+    share = unexplained(training.surrogate, z[:HELD_OUT], targets[:HELD_OUT])
     finished = {"surrogate": training.surrogate.state_dict()}
     networks.save(folder, finished, {**made_of, "unexplained": share})
 
 
 def progress(folder: Location, made_of: dict[str, Any]) -> str:
-    """Say how far an unfinished surrogate is."""
+    """Say how far the training of a surrogate is."""
     drawn, partial = _drafts(folder)
     try:
         if _is_of(partial, made_of):
             return f"has trained {networks.read_meta(partial).get('done', 0)} steps or more"
-        return "is being trained" if _is_of(drawn, made_of) else "draws pictures"
+        return "is being trained" if _is_of(drawn, made_of) else "is given images to learn from"
     except (OSError, ObjectStoreError, DistfaceganError):  # its worker writes it at this moment
         return "is being trained"
 
 
 def discard_drafts(folder: Location) -> None:
-    """Delete what only an unfinished surrogate needs."""
+    """Delete what only a surrogate in training needs."""
     for draft in _drafts(folder):
         networks.remove(draft)
 
@@ -82,7 +83,7 @@ def _drafts(folder: Location) -> tuple[Location, Location]:
 
 
 def _load(folder: Location, made_of: dict[str, Any], *names: str) -> dict[str, Any] | None:
-    """Return what a draft holds; None where there is none, or a damaged one, or another's."""
+    """Return what a draft holds; None where it is missing, damaged or another surrogate's."""
     try:
         if _is_of(folder, made_of):
             return {name: networks.load(folder, name) for name in names}
