@@ -22,6 +22,7 @@ from pydantic import (
 
 from distfacegan.core.detectors import DETECTORS, DetectorSettings
 from distfacegan.core.detectors.fan import FaceAlignment
+from distfacegan.core.losses import LOSSES
 from distfacegan.core.recipes import RECIPES
 from distfacegan.settings import Choosing, NameOf, OneOf, Section, Share, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
@@ -93,8 +94,7 @@ class Began(Section):
     """Levels of resolution in the encoder and the decoder."""
     skip_connections: bool = False
     """BEGAN's: every upsampling of the decoder sees the stem's picture too. The paper has none."""
-    loss: Literal["l2", "l1"] = "l2"
-    """Power of |v - D(v)| in equation 1: the paper's square, or BEGAN's absolute value."""
+    loss: Annotated[str, NameOf(LOSSES), Field(description=NameOf(LOSSES).described())] = "l2"
     gamma: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Diversity ratio of equation 2."""
     lambda_k: PositiveFloat = 1e-3

@@ -7,11 +7,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from distfacegan.core.began import (
-    BeganTrainer,
-    Equilibrium,
-    reconstruction_loss,
-)
+from distfacegan.core.began import BeganTrainer, Equilibrium
+from distfacegan.core.losses import LOSSES
 from distfacegan.core.order import latents_of_step, part_of_batch, rows_of_step
 from distfacegan.errors import CheckpointError
 from tests.syncs import CountSyncs
@@ -52,8 +49,8 @@ def assert_same_state(found, expected):
 def test_equation_1_is_the_mean_over_pixels():
     v = torch.tensor([[[[1.0, 0.0], [0.5, -1.0]]]])
     reconstruction = torch.tensor([[[[0.0, 0.0], [1.0, 1.0]]]])
-    assert reconstruction_loss(v, reconstruction).item() == (1 + 0 + 0.25 + 4) / 4
-    assert reconstruction_loss(v, reconstruction, "l1").item() == (1 + 0 + 0.5 + 2) / 4
+    found = {name: loss(v, reconstruction).item() for name, loss in LOSSES.items()}
+    assert found == {"l2": (1 + 0 + 0.25 + 4) / 4, "l1": (1 + 0 + 0.5 + 2) / 4}
 
 
 @pytest.mark.parametrize(

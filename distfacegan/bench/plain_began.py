@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distfacegan.core.began import BeganTrainer, reconstruction_loss
+from distfacegan.core.began import BeganTrainer
 from distfacegan.core.networks import Discriminator, Encoder, Generator, UpsamplingConv2d
 
 
@@ -85,4 +85,4 @@ class PlainBegan:
         self.k = k
 
     def _loss_of(self, v: Tensor) -> Tensor:
-        return reconstruction_loss(v, self.discriminator(v), self.loss)
+        return self.loss(v, self.discriminator(v))

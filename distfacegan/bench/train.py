@@ -160,7 +160,7 @@ def _training(
         plain = PlainBegan(trainer)
         return lambda: plain.step(faces, z_d, z_g)
     if not way.graph:
-        trainer._graph = trainer._differentiate  # type: ignore[assignment]
+        trainer._backward = trainer._differentiate
     return lambda: trainer.step(faces, z_g)
 
 

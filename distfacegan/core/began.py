@@ -13,38 +13,30 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from distfacegan.core.losses import LOSSES, code_error
 from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.core.step_graph import StepGraph
 from distfacegan.errors import CheckpointError
 
 Scalar = TypeVar("Scalar", float, Tensor)
 
-PIXEL_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {"l2": torch.square, "l1": torch.abs}
-DECAYS: dict[str, Callable[[float], float]] = {  # of the share of the second half that is over
+# Factors of the learning rate, by how much of the training's second half is over.
+DECAYS: dict[str, Callable[[float], float]] = {
     "constant": lambda done: 1.0,
     "linear": lambda done: 1.0 - done,
     "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
 }
 
 
-def reconstruction_loss(v: Tensor, reconstruction: Tensor, loss: str = "l2") -> Tensor:
-    """L(v) = |v - D(v)|^2 (equation 1), the mean over images, channels and pixels.
-
-    The paper squares ("l2"); BEGAN itself takes the absolute value ("l1").
-    """
-    return PIXEL_LOSSES[loss](v - reconstruction).mean()
-
-
-def code_error(code: Tensor, z: Tensor) -> Tensor:
-    """L_c = |Enc(G(z)) - z|, BEGAN-CS's constraint (Chang et al., arXiv:1803.07417); the mean."""
-    return (code - z).abs().mean()
-
-
 @dataclasses.dataclass(frozen=True)
 class Equilibrium:
     """The proportional controller that keeps D and G in balance (equation 2).
 
-    Works on numbers and on 0-dim tensors of any device; on tensors without a device sync.
+    Works on numbers, and on 0-dim tensors of any device without a device sync.
+
+    >>> k, m_global = Equilibrium(gamma=0.5, lambda_k=0.1).update(0.0, loss_real=0.4, loss_fake=0.1)
+    >>> f"{k:.2f} {m_global:.2f}"  # 0 + 0.1 (0.5 * 0.4 - 0.1), and 0.4 + |0.5 * 0.4 - 0.1|
+    '0.01 0.50'
     """
 
     gamma: float = 0.5  # diversity ratio E[L(G(z))] / E[L(x)], in [0, 1]
@@ -59,8 +51,8 @@ class Equilibrium:
 class BeganTrainer:
     """G, D, their Adams and k: one `step` is one update of all of them.
 
-    Under torch.distributed every rank gives its own part of the batch; gradients and losses are
-    those of the whole batch, so that all ranks stay equal, k included.
+    Under torch.distributed every rank gives its own part of the batch. Gradients, losses and k are
+    those of the whole batch, so all ranks stay equal.
     """
 
     def __init__(
@@ -87,21 +79,24 @@ class BeganTrainer:
     ) -> None:
         """Build both networks from the seed.
 
-        `steps` is the length of the whole training: over its second half the learning rate falls
-        to zero when `learning_rate_decay` is "linear" or "cosine". `latent_constraint` is the
-        alpha of BEGAN-CS, of `code_error` in L_D. `ema` is the decay of a moving average of G's
-        weights, 0 for none. `precision` is "fp32", or "bf16" for automatic mixed precision.
-        `compiled` networks pass through torch.compile at their first step: that takes a minute.
+        `steps` is the length of the whole training. `learning_rate_decay` "linear" or "cosine" lets
+        the learning rate fall to zero over its second half. `loss` names one of LOSSES.
+        `latent_constraint` is BEGAN-CS's alpha, the weight of `code_error` in L_D. `ema` is the
+        decay of a moving average of G's weights, 0 for none. `precision` is "fp32", or "bf16" for
+        automatic mixed precision. `compiled` networks pass through torch.compile at the first
+        step, which takes a minute.
         """
-        _check_choice("loss", loss, PIXEL_LOSSES)
+        _check_choice("loss", loss, LOSSES)
         _check_choice("learning_rate_decay", learning_rate_decay, DECAYS)
         _check_choice("precision", precision, ("fp32", "bf16"))
-        self.loss, self.precision, self.steps = loss, precision, steps
+        self.loss, self.steps = LOSSES[loss], steps
         self.learning_rate, self.decay = learning_rate, DECAYS[learning_rate_decay]
         self.learning_rate_scale = 1.0  # lowered from outside: on a plateau, after a collapse
         self.latent_constraint, self.ema = latent_constraint, ema
         self.equilibrium = Equilibrium(gamma=gamma, lambda_k=lambda_k)
         self.device = torch.device(device)
+        rounds = precision == "bf16"
+        self._autocast = torch.autocast(self.device.type, torch.bfloat16, enabled=rounds)
 
         shape: dict[str, Any] = {"resolution": resolution, "latent_dim": latent_dim}
         shape |= {"width": width, "levels": levels, "skip_connections": skip_connections}
@@ -113,7 +108,7 @@ class BeganTrainer:
         )
         self.networks.to(self.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.generator).requires_grad_(False) if ema else None
-        # One Adam for both: its update of a number depends on that number's gradient alone.
+        # One Adam serves both networks: it updates every number by that number's gradient alone.
         self.rate = torch.tensor(learning_rate, device=self.device)
         self.adam = _adam(self.networks, self.rate, betas)
         self.num_steps = 0
@@ -122,52 +117,49 @@ class BeganTrainer:
         self._share_one_buffer()
         make: Callable[[Any], Any] = torch.compile if compiled else lambda function: function
         self._loss_of_fake, self._loss_of_real = make(self._generated), make(self._reconstructed)
-        self._graph: StepGraph | None = None
+        self._backward: Callable[[Tensor, Tensor], None] = self._differentiate
+        if self.device.type != "cpu":
+            self._backward = StepGraph(self._differentiate)
 
     def step(self, faces: Tensor, z: Tensor, share: float = 1.0) -> None:
         """Train on faces [B, 3, R, R] and latents [B, Z], and update k. No device sync.
 
-        z serves as z_D and as z_G, as in the code of BEGAN's authors: one pass forward and back
-        over the generated faces then gives L_G's gradient and the fake half of L_D's. `share` is
-        this rank's part of the whole batch.
+        z is both z_D and z_G, as in the code of BEGAN's authors. So one pass forward and back over
+        the generated faces gives the gradient of L_G and of the generated faces' part of L_D.
+        `share` is this rank's share of the whole batch.
         """
         faces = faces.to(self.device, memory_format=torch.channels_last)
         z = z.to(self.device)
-        if self.device.type == "cpu":
-            self._differentiate(faces, z)
-        else:
-            self._graph = self._graph or StepGraph(self._differentiate)
-            self._graph(faces, z)
+        self._backward(faces, z)
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self._sums.mul_(share))
 
         self.rate.fill_(self._learning_rate())
         self.adam.step()
         if self.averaged is not None:
-            averages, weights = (
-                [p.data for p in g.parameters()] for g in (self.averaged, self.generator)
-            )
-            # At first the average follows quickly: else it would long show the initial weights.
+            both = self.averaged, self.generator
+            averages, weights = ([p.data for p in g.parameters()] for g in both)
+            # The decay starts low: otherwise the average would long resemble the initial weights.
             decay = min(self.ema, (1 + self.num_steps) / (10 + self.num_steps))
             torch._foreach_lerp_(averages, weights, 1.0 - decay)
         self.loss_real, self.loss_fake = self._losses.clone()
         k, self.m_global = self.equilibrium.update(self.k, self.loss_real, self.loss_fake)
-        self.k.copy_(k)  # in place: the graph reads it where it is
+        self.k.copy_(k)  # in place, because the CUDA graph reads k at this address
         self._m_global_sum += self.m_global
         self.num_steps += 1
 
     def _differentiate(self, faces: Tensor, z: Tensor) -> None:
         """Put the losses of this rank's batch, and the gradients of L_G and L_D, into `_sums`."""
         self._sums.zero_()
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with self._autocast:
             generated, loss_fake = self._loss_of_fake(z, faces.dtype)
             loss_real = self._loss_of_real(faces)
-        loss_fake.backward()  # L_G for theta_G, and L(G(z)) for theta_D
-        # L_D = L(x) - k_t L(G(z_D)) (equation 2), and so are the gradients, which backward adds up.
+        loss_fake.backward()  # G's gradient of L_G; D's gradient of L(G(z))
+        # D's gradient of L_D = L(x) - k_t L(G(z_D)) (equation 2): backward adds that of L(x).
         self._gradient_d.mul_(-self.k)
         loss_real.backward()
         if self.latent_constraint:
-            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with self._autocast:
                 code = self.discriminator.encoder(generated.detach())
             (self.latent_constraint * code_error(code.to(z.dtype), z)).backward()
         self._losses.copy_(torch.stack([loss_real, loss_fake]).detach())
@@ -179,10 +171,10 @@ class BeganTrainer:
 
     def _reconstructed(self, v: Tensor) -> Tensor:
         """Return L(v)."""
-        return reconstruction_loss(v, self.discriminator(v), self.loss)
+        return self.loss(v, self.discriminator(v))
 
     def _share_one_buffer(self) -> None:
-        """Make the losses and all gradients views of one tensor: that is reduced over ranks."""
+        """Make the losses and all gradients views of one tensor, which ranks then sum."""
         parameters = list(self.networks.parameters())
         num_losses, num_d = 2, sum(p.numel() for p in self.discriminator.parameters())
         total = num_losses + sum(p.numel() for p in parameters)
@@ -196,19 +188,19 @@ class BeganTrainer:
     def metrics(self) -> dict[str, float]:
         """Return step, loss_real, loss_fake, m_global, k and learning_rate of the last step.
 
-        m_global_mean is over the steps since the last call. A device sync.
+        m_global_mean is the mean over the steps since the last call. A device sync.
         """
         names = ("loss_real", "loss_fake", "m_global", "k", "m_global_mean")
         mean = self._m_global_sum / max(1, self.num_steps - self._since)
         last = (self.loss_real, self.loss_fake, self.m_global, self.k)
-        values = torch.stack([*last, mean]).tolist()
+        numbers = dict(zip(names, torch.stack([*last, mean]).tolist(), strict=True))
+        self._begin_mean()
+        rate = self._learning_rate(self.num_steps - 1)
+        return {"step": self.num_steps, **numbers, "learning_rate": rate}
+
+    def _begin_mean(self) -> None:
         self._m_global_sum.zero_()
         self._since = self.num_steps
-        return {
-            "step": self.num_steps,
-            **dict(zip(names, values, strict=True)),
-            "learning_rate": self._learning_rate(self.num_steps - 1),
-        }
 
     @property
     def state_groups(self) -> list[str]:
@@ -230,7 +222,7 @@ class BeganTrainer:
     def load_state(self, state: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Continue, bit for bit, from what `state` returned.
 
-        Raises CheckpointError naming the tensor that does not fit; then nothing was changed.
+        Raises CheckpointError with the name of a tensor that does not fit, and changes nothing.
         """
         tensors = self._tensors()
         for group, of_group in tensors.items():
@@ -242,11 +234,10 @@ class BeganTrainer:
         self.learning_rate_scale = float(tensors["optimizers"]["learning_rate_scale"])
         for of_parameter in self.adam.state.values():
             of_parameter["step"].fill_(self.num_steps)
-        self._m_global_sum.zero_()
-        self._since = self.num_steps
+        self._begin_mean()
 
     def _tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Return the tensors of the checkpoint themselves, not copies (but for plain numbers)."""
+        """Return the tensors of the checkpoint: not copies, except of plain numbers."""
         optimizers = {
             "step": torch.tensor(self.num_steps),
             "learning_rate_scale": torch.tensor(self.learning_rate_scale, dtype=torch.float64),
@@ -264,14 +255,14 @@ class BeganTrainer:
         }
 
     def _learning_rate(self, step: int | None = None) -> float:
-        """Return the rate of a step: the next one, unless it is given."""
+        """Return the learning rate of a step; default: of the next one."""
         step = self.num_steps if step is None else step
         done = min(max(step / (self.steps / 2) - 1.0, 0.0), 1.0)
         return self.learning_rate * self.learning_rate_scale * self.decay(done)
 
 
 def _adam(networks: nn.Module, rate: Tensor, betas: tuple[float, float]) -> torch.optim.Adam:
-    """Return an Adam that has what it would only make at its first step."""
+    """Return an Adam whose moments, which it otherwise makes at its first step, are there now."""
     adam = torch.optim.Adam(networks.parameters(), lr=rate, betas=betas, fused=True)
     for parameter in networks.parameters():
         adam.state[parameter] = {
@@ -300,11 +291,10 @@ def _check_same_tensors(
     group: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]
 ) -> None:
     """Raise CheckpointError unless both hold the same names with the same shapes."""
-    for name in sorted(expected.keys() | found.keys()):
-        shapes = [
-            str(list(side[name].shape)) if name in side else "absent" for side in (found, expected)
-        ]
-        if shapes[0] != shapes[1]:
+    here, there = ({n: list(t.shape) for n, t in side.items()} for side in (expected, found))
+    for name in sorted(here.keys() | there.keys()):
+        if here.get(name) != there.get(name):
             raise CheckpointError(
-                f"the checkpoint does not fit: {group}/{name} is {shapes[0]}, expected {shapes[1]}"
+                f"the checkpoint does not fit: {group}/{name} is {there.get(name, 'absent')}, "
+                f"expected {here.get(name, 'absent')}"
             )
