@@ -365,9 +365,27 @@ class JobSpec(Section):
                 f"began.resolution {self.began.resolution} must be ingest.resolution "
                 f"{self.ingest.resolution}, or that divided by a whole number"
             )
+        self._use_one_generator()
         if not self.stages:
             raise ValueError(f"nothing to do: none of the sections {', '.join(STAGES)} is there")
         return self
+
+    def _use_one_generator(self) -> None:
+        """Refuse the landmarks of one generator beside the faces of another."""
+        if self.invert is None:
+            return
+        own = "this run's own"
+        inverted = self.invert.generator
+        used = self.synthesize.generator if self.synthesize else None
+        alone = self.synthesize is None and (self.began is None or inverted is None)
+        if alone or used == inverted or (self.synthesize and self.synthesize.lgen):
+            return
+        raise ValueError(
+            f"invert.generator is {inverted or own}, synthesize.generator {used or own}: L-Gen "
+            "learns the latents of the first, so its landmarks are wrong on faces of the second. "
+            "Give both sections the same `generator`"
+            + (", or leave it out of both: began trains one" if self.began else "")
+        )
 
     @property
     def stages(self) -> list[str]:

@@ -6,6 +6,7 @@ Between the layers: core knows networks and no files, store knows files and no n
 from __future__ import annotations
 
 import dataclasses
+import logging
 from typing import Any
 
 from distfacegan.core.lgen import LandmarkGenerator
@@ -15,6 +16,8 @@ from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import networks
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
+
+log = logging.getLogger(__name__)
 
 GENERATOR = "generator"
 LGEN = "lgen"
@@ -87,8 +90,11 @@ def lgen_path(run: RunDirectory, given: Location | None) -> Location:
     return given or run.lgen / "final"
 
 
-def load_lgen(path: Location, latent_dim: int) -> LandmarkGenerator:
-    """Load a landmark generator; raises CheckpointError if it does not take z of `latent_dim`."""
+def load_lgen(path: Location, latent_dim: int, generator: str) -> LandmarkGenerator:
+    """Load the landmark generator of the generator whose digest is given.
+
+    Raises CheckpointError if it learnt the latents of another one.
+    """
     if not path.is_dir():
         raise CheckpointError(f"no landmark generator at {path}: give the folder that holds one")
     state = networks.load(path, LGEN)
@@ -104,7 +110,42 @@ def load_lgen(path: Location, latent_dim: int) -> LandmarkGenerator:
         raise CheckpointError(
             f"{path} takes z of {takes} dimensions, the generator of {latent_dim}"
         )
+    owner = lgen_owner(path)
+    if owner not in (None, generator):
+        raise CheckpointError(
+            f"{path} gives landmarks of the faces of another generator:\n"
+            f"  generator: {owner} it was trained for, {generator} is used here\n"
+            "Use the two that belong together (`generator` and `lgen` of the section synthesize), "
+            "or run the stages invert and lgen with this generator."
+        )
     return network.eval()
+
+
+def warn_if_unowned(path: Location, generator: str) -> None:
+    """Log a warning where nobody knows which generator a landmark generator belongs to."""
+    if lgen_owner(path) is None:
+        log.warning(
+            "%s does not say whose latents it learnt (version 0.1.0 made it): its landmarks are "
+            "true only if those were of the generator %s",
+            path,
+            generator,
+        )
+
+
+def lgen_owner(path: Location) -> str | None:
+    """Return the digest of the generator whose latents a landmark generator learnt.
+
+    None where nobody knows: version 0.1.0 did not write it down. Its run did, if that is still
+    around the landmark generator.
+    """
+    found = networks.read_meta(path).get("generator")
+    run = RunDirectory(path.parent.parent)
+    if found is not None or path.parent != run.lgen:
+        return found
+    lgen, invert = run.record("lgen"), run.record("invert")
+    if lgen is None or invert is None or lgen.inputs.get("latents") != run.identity("invert"):
+        return None
+    return invert.inputs.get("generator")
 
 
 def lgen_evaluation(path: Location) -> dict[str, Any]:

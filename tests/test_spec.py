@@ -321,3 +321,25 @@ def test_what_depends_on_a_mistake_is_not_made_up(tmp_path, section, field):
 def test_other_shares_are_refused(tmp_path, worst):
     text = GOOD + f"invert: {{retry: {{worst: {worst}}}}}\n"
     assert "invert.retry.worst" in explain(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("sections", "refused"),
+    [
+        ("began: {}\ninvert: {}\nsynthesize: {count: 1}", False),
+        ("began: {}\ninvert: {generator: g}", True),
+        ("began: {}\ninvert: {generator: g}\nsynthesize: {count: 1}", True),
+        ("began: {}\ninvert: {generator: g}\nsynthesize: {count: 1, generator: h}", True),
+        ("began: {}\ninvert: {generator: g}\nsynthesize: {count: 1, generator: g}", False),
+        ("began: {}\ninvert: {}\nsynthesize: {count: 1, generator: g}", True),
+        ("invert: {}\nsynthesize: {count: 1, generator: g, lgen: l}", False),
+        ("invert: {generator: g}", False),
+    ],
+)
+def test_one_spec_labels_the_faces_of_one_generator(tmp_path, sections, refused):
+    path = write(tmp_path, f"name: a\nrun: r\n{sections}\n")
+    if not refused:
+        specfile.load(path)
+        return
+    with pytest.raises(SpecError, match="its landmarks are wrong on faces of the second"):
+        specfile.load(path)

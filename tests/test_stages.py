@@ -12,6 +12,7 @@ import torch
 from distfacegan import weights
 from distfacegan.core.detectors.annotations import Annotations
 from distfacegan.core.detectors.onnx import Onnx, OnnxDetector
+from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.search import Search
 from distfacegan.errors import CheckpointError, SourceError
@@ -206,8 +207,6 @@ def test_the_record_of_the_landmarks_is_the_one_that_runs_on_disk_have(tmp_path)
 def test_lgen_is_held_against_the_detections_that_the_spec_trusts(
     run, generator, tmp_path, monkeypatch, min_score, trusted
 ):
-    from distfacegan.core.lgen import LandmarkGenerator
-
     path = tmp_path / "any.onnx"
     write_linear_network(path, np.zeros((136, 3 * 112 * 112)), np.full(136, 0.5), 112)
 
@@ -216,10 +215,10 @@ def test_lgen_is_held_against_the_detections_that_the_spec_trusts(
 
     monkeypatch.setattr(OnnxDetector, "detect", detect)
     section = {"detector": "onnx", "model": str(path), "min_score": min_score}
-    spec = load_spec(tmp_path, landmarks=section, invert={"generator": str(generator)})
+    spec = load_spec(tmp_path, landmarks=section)
     rows = Rows(np.zeros((60, 6)), np.tile(upright_face(), (60, 1, 1)), LGen(), seed=0)
     network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
-    evaluation = lgen._against_detector(Job(spec), rows, network)
+    evaluation = lgen._against_detector(Job(spec), rows, network, weights.load_generator(generator))
     assert evaluation["generated_trusted"] == trusted
     if trusted:  # the mean of the rows is what was "detected"
         assert evaluation["nme_generated_mean_shape"] == pytest.approx(0, abs=1e-6)
@@ -352,6 +351,7 @@ def test_faces_that_the_generator_cannot_make_are_refused_before_the_run(generat
         ingest={"source": {"kind": "procedural", "count": 3}, "resolution": 24},
         began=None,
         invert={"generator": str(generator)},
+        synthesize=None,
     )
     with pytest.raises(CheckpointError, match="makes faces of 16 pixels"):
         invert.STAGE.settings(Job(spec))
@@ -365,8 +365,6 @@ def test_the_generator_comes_from_a_folder_or_a_file(generator):
 
 
 def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp_path):
-    from distfacegan.core.lgen import LandmarkGenerator
-
     network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
     meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}, "evaluation": {}}
     networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
@@ -385,13 +383,60 @@ def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp
 
 
 def test_the_landmark_generator_must_take_the_generators_latents(generator, tmp_path):
-    from distfacegan.core.lgen import LandmarkGenerator
-
     network = LandmarkGenerator(latent_dim=9, depth=1, width=4)
     meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}}
     networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
     with pytest.raises(CheckpointError, match="takes z of 9 dimensions, the generator of 6"):
-        weights.load_lgen(tmp_path / "l", 6)
+        weights.load_lgen(tmp_path / "l", 6, "any")
+
+
+@pytest.fixture
+def small_lgen():
+    """A landmark generator for z of 6 dimensions, and what describes it."""
+    network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
+    return network.state_dict(), {"variant": {"depth": 1, "width": 4, "activation": "relu"}}
+
+
+def test_the_landmark_generator_of_another_generator_is_refused_by_both_digests(
+    small_lgen, tmp_path
+):
+    state, meta = small_lgen
+    networks.save(tmp_path / "l", {"lgen": state}, {**meta, "generator": "of-g-1"})
+    weights.load_lgen(tmp_path / "l", 6, "of-g-1")
+    with pytest.raises(CheckpointError, match="of-g-1 it was trained for, of-g-2 is used here"):
+        weights.load_lgen(tmp_path / "l", 6, "of-g-2")
+
+
+def test_the_run_of_an_old_landmark_generator_says_whose_it_is(small_lgen, tmp_path, caplog):
+    state, meta = small_lgen
+    run = RunDirectory(tmp_path)
+    networks.save(run.lgen / "final", {"lgen": state}, meta)
+    run.begin("invert", {}, {"generator": "of-g-1"})
+    run.begin("lgen", {}, {"latents": run.identity("invert")})
+    assert weights.lgen_owner(run.lgen / "final") == "of-g-1"
+    with pytest.raises(CheckpointError, match="another generator"):
+        weights.load_lgen(run.lgen / "final", 6, "of-g-2")
+
+    run.clear("invert", ["invert"])  # inverted anew: the record is of other latents now
+    run.begin("invert", {}, {"generator": "of-g-2"})
+    assert weights.lgen_owner(run.lgen / "final") is None
+    weights.load_lgen(run.lgen / "final", 6, "of-g-2")
+    weights.warn_if_unowned(run.lgen / "final", "of-g-2")
+    assert "does not say whose latents it learnt" in caplog.text
+
+
+def test_lgen_is_not_held_against_faces_of_another_generator(run, generator, tmp_path):
+    write_linear_network(tmp_path / "any.onnx", np.zeros((136, 3 * 112**2)), np.zeros(136), 112)
+    section = {"detector": "onnx", "model": str(tmp_path / "any.onnx")}
+    given = {"generator": str(generator)}
+    spec = load_spec(tmp_path, landmarks=section, began=None, invert=given, synthesize=None)
+    run.begin("invert", {}, {"generator": "of-another"})
+    with pytest.raises(CheckpointError, match="of-another was inverted"):
+        lgen._inverted_generator(Job(spec))
+    own = weights.open_generator(generator)
+    run.clear("invert", ["invert"])
+    run.begin("invert", {}, {"generator": own.digest})
+    assert lgen._inverted_generator(Job(spec)).latent_dim == 6
 
 
 def test_variants_are_distinct_and_begin_with_table_one():

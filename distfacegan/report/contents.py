@@ -187,31 +187,40 @@ class Contents:
         return numbered(self.run.began / "samples", ".png")
 
     @functools.cached_property
-    def _generator(self) -> tuple[Generator, str] | None:
+    def _generator(self) -> weights.LoadedGenerator | None:
         return load_generator(self.run, self.spec)
 
     @property
     def generator(self) -> Generator | None:
         """G: the one that was inverted, else this run's newest."""
-        return self._generator[0] if self._generator else None
+        return self._generator.network if self._generator else None
 
     @property
     def generator_digest(self) -> str | None:
         """The digest of G's weights."""
-        return self._generator[1] if self._generator else None
+        return self._generator.digest if self._generator else None
 
     @functools.cached_property
     def lgen(self) -> LandmarkGenerator | None:
         """L-Gen as the synthesis uses it: trained on all rows."""
+        found, record = self._generator, self.run.record("synthesize")
         given = self.spec.get("synthesize", {}).get("lgen")
-        dim = self.generator.latent_dim if self.generator else None
-        return _lgen(locate(given) if given else self.run.lgen / "final", dim)
+        if record is not None and found is not None and record.inputs["generator"] != found.digest:
+            given = None  # it is for faces of a generator that the report does not draw
+        folder = locate(given) if given else self.run.lgen / "final"
+        if found is None or not folder.is_dir():
+            return None
+        weights.warn_if_unowned(folder, found.digest)
+        return weights.load_lgen(folder, found.network.latent_dim, found.digest)
 
     @functools.cached_property
     def held_out_lgen(self) -> LandmarkGenerator | None:
         """L-Gen trained on the training rows alone."""
-        dim = self.latents.row_shape("z")[0] if self.latents else None
-        return _lgen(self.run.lgen / "held_out", dim)
+        folder, record = self.run.lgen / "held_out", self.run.record("invert")
+        if self.latents is None or record is None or not folder.is_dir():
+            return None
+        latent_dim = self.latents.row_shape("z")[0]
+        return weights.load_lgen(folder, latent_dim, record.inputs["generator"])
 
     @functools.cached_property
     def evaluation(self) -> dict[str, Any]:
@@ -307,9 +316,3 @@ def _table(run: RunDirectory, stage: str, name: str) -> Table | None:
     if "shard_rows" not in group.attrs:
         return None  # interrupted while it was being made
     return Table(group, shards.done(run.markers(stage)))
-
-
-def _lgen(folder: Location, latent_dim: int | None) -> LandmarkGenerator | None:
-    if latent_dim is None or not folder.is_dir():
-        return None
-    return weights.load_lgen(folder, latent_dim)

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from distfacegan.core.networks import Generator
-from distfacegan.store import files, networks
+from distfacegan import weights
+from distfacegan.store import networks
 from distfacegan.store.location import locate
 from distfacegan.store.run_directory import RunDirectory
 
 
-def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> tuple[Generator, str] | None:
-    """Return G and its digest: the one that was inverted, else the run's newest, else None.
+def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> weights.LoadedGenerator | None:
+    """Return the generator that was inverted, else the run's newest, else None.
 
     Raises CheckpointError if the run's own is damaged.
     """
@@ -26,9 +26,8 @@ def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> tuple[Generato
     for path in [*own, *(locate(path) for path in given if path), *checkpoints]:
         if path not in own and not networks.weights_file(path, "generator").exists():
             continue  # weights that the spec names may have stayed on another machine
-        state = networks.load(path, "generator")
-        digest = files.file_digest(networks.weights_file(path, "generator"))
-        if wanted in (None, digest):
-            generator = Generator.from_state_dict(state).eval().requires_grad_(False)
-            return generator.to("cuda" if torch.cuda.is_available() else "cpu"), digest
+        found = weights.open_generator(path)
+        if wanted in (None, found.digest):
+            found.network.to("cuda" if torch.cuda.is_available() else "cpu")
+            return found
     return None

@@ -15,9 +15,10 @@ from distfacegan import weights
 from distfacegan.core import lgen
 from distfacegan.core.detectors import trusted
 from distfacegan.core.landmarks import nme
+from distfacegan.core.networks import Generator
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.stages import cluster, rates, sizes
 from distfacegan.stages.lgen_search import GPU_SHARE, VARIED, Rows, Variant, choose, fit, gpu_share
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
@@ -91,6 +92,7 @@ class LGenStage(Stage):
         if spec.device == "cuda":
             cluster.require(1, self.name, spec.device)
         device = cluster.device(spec.device)
+        generator = _inverted_generator(job)
         rows = ray.put(Rows(*load_rows(run, without), section, spec.seed))
         trials = choose(run, section, spec.seed, rows, device)
         best = {name: trials[0][name] for name in VARIED}
@@ -103,9 +105,12 @@ class LGenStage(Stage):
             ]
         )
         data = ray.get(rows)
-        evaluation = _evaluate(data, chosen, trials) | _against_detector(job, data, final)
+        evaluation = _evaluate(data, chosen, trials)
+        if generator is not None:
+            evaluation |= _against_detector(job, data, final, generator)
         for name, network in (("held_out", chosen), ("final", final)):
             meta = {"stage": "lgen", "seed": spec.seed, "variant": best, "evaluation": evaluation}
+            meta["generator"] = _inverted_digest(run)
             networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
         files.write_json(run.lgen / "trials.json", trials)
         files.write_json(run.lgen / "evaluation.json", evaluation)
@@ -173,16 +178,39 @@ def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Variant])
     }
 
 
-def _against_detector(job: Job, rows: Rows, final: lgen.LandmarkGenerator) -> dict[str, Any]:
-    """Hold L-Gen and the mean shape against the detector, run on generated faces.
+def _inverted_digest(run: RunDirectory) -> str:
+    """Return the digest of the generator whose latents L-Gen learns."""
+    record = run.record("invert")
+    assert record is not None
+    return record.inputs["generator"]
 
-    Empty where the landmarks are the source's annotations: nobody annotates a generated face.
+
+def _inverted_generator(job: Job) -> Generator | None:
+    """Return the generator whose latents L-Gen learns, to hold L-Gen against the detector.
+
+    None where the landmarks are the source's annotations: nobody annotates a generated face.
+    Raises CheckpointError if another generator stands in its place.
     """
-    spec, section = job.spec, job.spec.landmarks
+    section = job.spec.landmarks
     if section is None or not section.detector.finds:
-        return {}
-    given = spec.invert.generator if spec.invert else None
-    generator = job.generator(weights.generator_path(job.run, given)).network
+        return None
+    given = job.spec.invert.generator if job.spec.invert else None
+    found = job.generator(weights.generator_path(job.run, given))
+    if found.digest != _inverted_digest(job.run):
+        raise CheckpointError(
+            f"{found.path} is not the generator that was inverted:\n"
+            f"  generator: {_inverted_digest(job.run)} was inverted, {found.digest} is there\n"
+            "Name the one that was inverted (`invert: {generator: FILE}`), or invert this one anew."
+        )
+    return found.network
+
+
+def _against_detector(
+    job: Job, rows: Rows, final: lgen.LandmarkGenerator, generator: Generator
+) -> dict[str, Any]:
+    """Hold L-Gen and the mean shape against the detector, run on generated faces."""
+    spec, section = job.spec, job.spec.landmarks
+    assert section is not None
     drawn = uniform_latents(
         spec.seed, range(NUM_GENERATED), generator.latent_dim, stream="evaluation"
     )

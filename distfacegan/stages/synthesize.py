@@ -47,8 +47,10 @@ class SynthesizeWorker:
         torch.set_num_threads(1)  # the order of a sum depends on it
         self._folder, self._markers, self._device = folder, markers, device
         self._seed, self._export = seed, export
-        self._generator = weights.load_generator(generator).to(device)
-        self._lgen = weights.load_lgen(lgen, self._generator.latent_dim).to(device)
+        loaded = weights.open_generator(generator)
+        self._generator = loaded.network.to(device)
+        latent_dim = self._generator.latent_dim
+        self._lgen = weights.load_lgen(lgen, latent_dim, loaded.digest).to(device)
 
     def run(self, shard: Shard) -> ShardStats:
         """Generate the samples of one shard and write its files."""
@@ -107,7 +109,8 @@ class SynthesizeStage(Stage):
     def inputs(self, job: Job) -> dict[str, Any]:
         """Return the digests of the networks."""
         generator, lgen = _networks(job)
-        weights.load_lgen(lgen, generator.network.latent_dim)  # a misfit is said here
+        # A misfit is said here.
+        weights.load_lgen(lgen, generator.network.latent_dim, generator.digest)
         return {"generator": generator.digest, "lgen": weights.digest(lgen, weights.LGEN)}
 
     def execute(self, job: Job) -> Outcome:
@@ -115,6 +118,7 @@ class SynthesizeStage(Stage):
         section, run = job.spec.synthesize, job.run
         assert section is not None
         generator, lgen = _networks(job)
+        weights.warn_if_unowned(lgen, generator.digest)
         plan = shards.split(section.count, section.shard_rows)
         errors = weights.lgen_evaluation(lgen)
         manifest = {

@@ -50,10 +50,17 @@ class _Lease:
         self._renewals = 0
         self._released = threading.Event()
         self._lost = False
+        # SIGINT is ignored in a job that a script started in its background.
+        self._wake = signal.SIGUSR1
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
         self._version = self._take()
+        before = None
+        if threading.current_thread() is threading.main_thread():
+            before = signal.signal(self._wake, signal.default_int_handler)
+        else:
+            self._wake = signal.SIGINT
         thread = threading.Thread(target=self._renew, daemon=True)
         thread.start()
         try:
@@ -68,6 +75,8 @@ class _Lease:
         finally:
             self._released.set()
             thread.join()
+            if before is not None:
+                signal.signal(self._wake, before)
             self._release()
 
     def _release(self) -> None:
@@ -111,7 +120,7 @@ class _Lease:
                 log.warning("the lease on %s is not renewed: %s", self._path.parent, brief(error))
             if self._version is None:
                 self._lost = True
-                os.kill(os.getpid(), signal.SIGINT)  # wakes the main thread wherever it waits
+                os.kill(os.getpid(), self._wake)  # wakes the main thread wherever it waits
                 return
 
     def _renewed(self) -> Any:
