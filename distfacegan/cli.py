@@ -155,7 +155,7 @@ def _add_benches(bench: argparse.ArgumentParser) -> None:
     for name in ("width", "levels"):
         add(f"--{name}", type=_positive, help=f"of the networks ({config})")
     add("--batch", type=_positive, help=f"faces of a step ({config})")
-    add("--loss", choices=("l1", "l2"), help=f"of a pixel ({config})")
+    add("--loss", help=f"BEGAN's reconstruction loss ({config})")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     add(
         "--curves",
@@ -354,7 +354,7 @@ def _verify(options: argparse.Namespace) -> int:
 def _bench(options: argparse.Namespace) -> int:
     from distfacegan.bench import command
 
-    command.BENCHES[options.what](options)
+    command.run(options)
     return 0
 
 

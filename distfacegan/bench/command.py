@@ -1,117 +1,110 @@
-"""What `distfacegan bench` does: prepares, measures, prints, writes.
+"""What `distfacegan bench` does: it checks the options, measures, prints, writes and draws.
 
-What needs Ray is imported where it is used: the others run without it.
+What needs Ray is imported where it is used: the other benchmarks run without it.
 """
 
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from distfacegan import weights
 from distfacegan.bench import figure, losses, subjects
-from distfacegan.bench import invert as bench
+from distfacegan.bench import invert as bench_invert
 from distfacegan.bench import storage as bench_storage
 from distfacegan.bench import train as bench_train
+from distfacegan.core.losses import LOSSES
 from distfacegan.core.networks import base_resolution
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import SurrogateSettings
 from distfacegan.store import files
 from distfacegan.store.location import locate, reach
 
+Measured = tuple[dict[str, Any], str]  # what `--json` writes, and the text that is printed
 
-def invert(options: argparse.Namespace) -> None:
-    """Compare the ways of inverting; raises DistfaceganError, before any work, for bad options."""
-    _check_folder(options.json, options.figure)
-    if options.figure is not None:
-        figure.check(options.figure)
+
+def run(options: argparse.Namespace) -> None:
+    """Run one benchmark; raises DistfaceganError, before any work, for bad options."""
+    drawn = getattr(options, "figure", None)
+    for path in (options.json, drawn):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise DistfaceganError(f"{path}: there is no folder {path.parent} to write into")
+    if drawn is not None:
+        figure.check(drawn)
+    result, text = BENCHES[options.what](options)
+    print(text)
+    if options.json is not None:
+        files.write_json(options.json, result)
+    if drawn is not None:
+        figure.draw(result, drawn)
+
+
+def invert(options: argparse.Namespace) -> Measured:
+    """Compare the ways of inverting."""
     if options.generator is None:
-        generator = subjects.generator()
+        generator, learns = subjects.generator(), SurrogateSettings(steps=subjects.SURROGATE_STEPS)
     else:
-        generator = weights.load_generator(options.generator)
-    generator.to("cuda" if torch.cuda.is_available() else "cpu")
-    faces = subjects.faces(options.photos, options.faces, generator.resolution)
-    learns = (
-        SurrogateSettings()
-        if options.generator
-        else SurrogateSettings(steps=subjects.SURROGATE_STEPS)
-    )
-    result = bench.measure(
-        generator,
-        faces.to(generator.stem.weight.device),
+        generator, learns = weights.load_generator(options.generator), SurrogateSettings()
+    device = _device()
+    result = bench_invert.measure(
+        generator.to(device),
+        subjects.faces(options.photos, options.faces, generator.resolution).to(device),
         learns=learns,
         precision=options.precision,
         batch=options.batch,
     )
-    _show(bench.table(result), result, options.json)
-    if options.figure is not None:
-        figure.draw(result, options.figure)
+    return result, bench_invert.table(result)
 
 
-def train(options: argparse.Namespace) -> None:
-    """Compare ways of training; raises DistfaceganError, before any work, for bad options."""
-    _check_folder(options.json, options.figure)
-    if options.figure is not None:
-        figure.check(options.figure)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    settings = {
-        name: default if getattr(options, name) is None else getattr(options, name)
-        for name, default in bench_train.defaults(device).items()
-    }
+def train(options: argparse.Namespace) -> Measured:
+    """Compare the ways of training."""
+    device = _device()
+    defaults = bench_train.defaults(device)
+    given = {name: getattr(options, name, None) for name in defaults}
+    shape = defaults | {name: value for name, value in given.items() if value is not None}
+    batch, loss = shape.pop("batch"), shape.pop("loss")
+    if loss not in LOSSES:
+        raise DistfaceganError(f"--loss must be one of {', '.join(LOSSES)}, found {loss!r}")
     try:
-        base_resolution(settings["resolution"], settings["levels"])
+        base_resolution(shape["resolution"], shape["levels"])
     except ValueError as error:
         raise DistfaceganError(str(error)) from error
-    result = bench_train.measure(**settings, device=device)
+    result = bench_train.measure(shape, batch, loss, device)
     text = bench_train.table(result)
     if options.curves or options.figure is not None:
-        result["losses"] = losses.measure(**settings, device=device)
+        result["losses"] = losses.measure(shape, batch, loss, device)
         text += "\n" + losses.summary(result["losses"])
-    _show(text, result, options.json)
-    if options.figure is not None:
-        figure.draw_training(result["losses"], options.figure)
+    return result, text
 
 
-def stage(options: argparse.Namespace) -> None:
-    """Compare the invert stage with its core; raises DistfaceganError for bad options."""
+def stage(options: argparse.Namespace) -> Measured:
+    """Compare the invert stage with its core."""
     from distfacegan.bench import stage as bench_stage
 
-    _check_folder(options.json)
     result = bench_stage.measure(options.rows, options.workers)
-    _show(bench_stage.table(result), result, options.json)
+    return result, bench_stage.table(result)
 
 
-def store(options: argparse.Namespace) -> None:
-    """Measure a place for run directories; raises DistfaceganError for bad options."""
-    _check_folder(options.json)
+def store(options: argparse.Namespace) -> Measured:
+    """Measure a place for run directories."""
     location = locate(options.location)
     reach(location)
     result = bench_storage.measure(location, options.shards)
-    _show(bench_storage.table(result), result, options.json)
+    return result, bench_storage.table(result)
 
 
-def pool(options: argparse.Namespace) -> None:
-    """Measure the driver loop; raises DistfaceganError for bad options."""
+def pool(options: argparse.Namespace) -> Measured:
+    """Measure the driver loop."""
     from distfacegan.bench import pool as bench_pool
 
-    _check_folder(options.json)
     result = bench_pool.measure(options.shards, options.workers)
-    _show(bench_pool.table(result), result, options.json)
+    return result, bench_pool.table(result)
 
 
-BENCHES = {"invert": invert, "train": train, "stage": stage, "store": store, "pool": pool}
+BENCHES = {bench.__name__: bench for bench in (invert, train, stage, store, pool)}
 
 
-def _show(table: str, result: dict[str, Any], path: Path | None) -> None:
-    print(table)
-    if path is not None:
-        files.write_json(path, result)
-
-
-def _check_folder(*paths: Path | None) -> None:
-    for path in paths:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise DistfaceganError(f"{path}: there is no folder {path.parent} to write into")
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

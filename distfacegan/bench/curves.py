@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distfacegan.bench.baselines import Steps
+from distfacegan.bench.roofline import wait
 
 
 @dataclasses.dataclass
@@ -22,14 +23,13 @@ class Curve:
     outside: list[float] = dataclasses.field(default_factory=list)  # share of |z| > 1 at the end
 
     def follow(self, way: Steps, exact: Callable[[Tensor], Tensor] | None = None) -> None:
-        """Run a way on one chunk; `exact` gives the losses of z where the way's are rounded."""
+        """Run a way on one chunk; `exact` scores its latents where its own losses are rounded."""
         latents, losses, seconds = [], [], []
         started = time.perf_counter()
         for z, loss in way:
             latents.append(z)
             losses.append(loss)
-            if loss.device.type == "cuda":
-                torch.cuda.synchronize()
+            wait(loss.device)
             seconds.append(time.perf_counter() - started)
         found = torch.stack(losses if exact is None else [exact(z) for z in latents])
         best = found.argmin(0)

@@ -1,4 +1,4 @@
-"""BEGAN's training as it is usually written, which `core.began` is held against.
+"""BEGAN's training as it is usually written, to compare `core.began` with.
 
 Legend: B batch, R resolution, Z latent dimension; images are in [-1, 1].
 """
@@ -10,17 +10,38 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distfacegan.core.began import BeganTrainer
-from distfacegan.core.networks import Discriminator, Encoder, Generator, UpsamplingConv2d
+from distfacegan.core.networks import (
+    Discriminator,
+    Encoder,
+    Generator,
+    UpsamplingConv2d,
+    concatenate,
+)
 
 
 class PlainGenerator(Generator):
     """G as the paper writes it: enlarge, then convolve."""
 
+    @classmethod
+    def copy_of(cls, generator: Generator) -> "PlainGenerator":
+        """Return a plain generator with the same weights, on the same device."""
+        plain = cls(
+            resolution=generator.resolution,
+            latent_dim=generator.latent_dim,
+            width=generator.width,
+            levels=generator.levels,
+            skip_connections=generator.skip_connections,
+        )
+        plain.to(generator.stem.weight.device, generator.stem.weight.dtype)
+        plain.load_state_dict(generator.state_dict())
+        return plain
+
     def forward(self, z: Tensor) -> Tensor:
         """Map latents [B, Z] to images [B, 3, R, R]."""
-        x = self.stem(z).unflatten(1, (self.width, self.base, self.base))
+        stem = x = self.stem(z).unflatten(1, (self.width, self.base, self.base))
         for conv in self.convs:
             if isinstance(conv, UpsamplingConv2d):
+                x = concatenate(x, stem) if self.skip_connections else x
                 x = F.interpolate(x, scale_factor=2, mode="nearest")
             weight, bias = conv.parameters()
             x = F.elu(F.conv2d(x, weight, bias, padding=1))
@@ -49,18 +70,15 @@ class PlainDiscriminator(Discriminator):
 
 
 class PlainBegan:
-    """Plain PyTorch: row-major tensors, a pass for every loss, two default Adams, k by `item`."""
+    """Plain PyTorch: row-major tensors, a pass for every loss, two default Adams, k on the host."""
 
     def __init__(self, trainer: BeganTrainer) -> None:
         """Begin with a trainer's weights, k and settings."""
-        generator = trainer.generator
-        shape: dict[str, Any] = {"resolution": generator.resolution, "width": generator.width}
-        shape |= {"latent_dim": generator.latent_dim, "levels": generator.levels}
         self.loss, self.equilibrium, self.k = trainer.loss, trainer.equilibrium, trainer.k.item()
-        dtype = generator.stem.weight.dtype
-        self.generator = PlainGenerator(**shape).to(trainer.device, dtype)
-        self.generator.load_state_dict(generator.state_dict())
-        self.discriminator = PlainDiscriminator(**shape).to(trainer.device, dtype)
+        self.generator = PlainGenerator.copy_of(trainer.generator)
+        weight, names = self.generator.stem.weight, ("resolution", "latent_dim", "width", "levels")
+        shape = {name: getattr(trainer.generator, name) for name in names}
+        self.discriminator = PlainDiscriminator(**shape).to(weight.device, weight.dtype)
         self.discriminator.load_state_dict(trainer.discriminator.state_dict())
         settings: dict[str, Any] = {"lr": trainer.learning_rate}
         settings |= {"betas": trainer.adam.defaults["betas"]}
@@ -74,7 +92,7 @@ class PlainBegan:
         loss_g = self._loss_of(self.generator(z_g))
         loss_g.backward()
 
-        self.adam_d.zero_grad()  # of what L_G's gradient left there
+        self.adam_d.zero_grad()  # L_G's gradient has been added there
         loss_real = self._loss_of(faces)
         loss_d = loss_real - self.k * self._loss_of(self.generator(z_d).detach())
         loss_d.backward()

@@ -26,18 +26,15 @@ def measure(location: Location, num_shards: int) -> dict[str, Any]:
 
     Returns MB/s of the pixels, for every number of shards at once: the median of three rounds.
     """
-    run = RunDirectory(location / f"bench-{uuid.uuid4().hex[:8]}")
+    run, rows = RunDirectory(location / f"bench-{uuid.uuid4().hex[:8]}"), num_shards * SHARD_ROWS
     try:
         group = latents.create_group(
-            run.latents,
-            "photos",
-            num_rows=num_shards * SHARD_ROWS,
-            shard_rows=SHARD_ROWS,
-            R=RESOLUTION,
+            run.latents, "photos", num_rows=rows, shard_rows=SHARD_ROWS, R=RESOLUTION
         )
         arrays = latents.blank(group, SHARD_ROWS)
-        arrays["image"][:] = _pictures()
+        arrays["image"][:] = _noise()
         arrays["status"][:] = Status.OK
+        shard_mb = arrays["image"].nbytes / 1e6
 
         def write(shard: Shard) -> None:
             latents.commit(group, run.markers("ingest"), shard, arrays, time.time())
@@ -46,45 +43,39 @@ def measure(location: Location, num_shards: int) -> dict[str, Any]:
             if not np.array_equal(latents.read(group, "image", shard), arrays["image"]):
                 raise DistfaceganError(f"{shard}: {location} does not give back what was written")
 
-        megabytes = num_shards * arrays["image"].nbytes / 1e6
         rates: dict[str, dict[int, list[float]]] = {"write": {}, "read": {}}
         for _ in range(REPEATS):
             for threads in THREADS:
                 remove_tree(run.markers("ingest"))  # what has a marker is not written again
                 for name, work in (("write", write), ("read", read)):
+                    started = time.perf_counter()
                     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-                        started = time.perf_counter()
                         list(pool.map(work, latents.plan(group)))
-                        seconds = time.perf_counter() - started
-                    rates[name].setdefault(threads, []).append(megabytes / seconds)
+                    rate = num_shards * shard_mb / (time.perf_counter() - started)
+                    rates[name].setdefault(threads, []).append(rate)
     finally:
         remove_tree(run.root)
-    return {
-        "location": str(location),
-        "shards": num_shards,
-        "shard_mb": megabytes / num_shards,
-        **{
-            f"{name}_mb_per_s": {n: statistics.median(found) for n, found in of_threads.items()}
-            for name, of_threads in rates.items()
-        },
+    medians = {
+        f"{name}_mb_per_s": {threads: statistics.median(found) for threads, found in each.items()}
+        for name, each in rates.items()
     }
+    return {"location": str(location), "shards": num_shards, "shard_mb": shard_mb, **medians}
 
 
 def table(result: dict[str, Any]) -> str:
     """Return what was measured as text."""
     lines = [f"{result['location']}: {result['shards']} shards of {result['shard_mb']:.1f} MB"]
-    for threads in THREADS:
-        write, read = (result[f"{name}_mb_per_s"][threads] for name in ("write", "read"))
+    for threads, read in result["read_mb_per_s"].items():
         faces = read * 1e6 / (RESOLUTION * RESOLUTION * 3)
         lines.append(
-            f"  {threads} at once: writes {write:.0f} MB/s, reads {read:.0f} MB/s "
-            f"({faces:,.0f} faces/s of {RESOLUTION} px)"
+            f"  {threads} at once: writes {result['write_mb_per_s'][threads]:.0f} MB/s, reads "
+            f"{read:.0f} MB/s ({faces:,.0f} faces/s of {RESOLUTION} px)"
         )
     return "\n".join(lines)
 
 
-def _pictures() -> np.ndarray:
-    """Return smooth noise, u8 [512, 128, 128, 3]: it compresses about as photos do."""
+def _noise() -> np.ndarray:
+    """Return smooth noise, u8 [512, 128, 128, 3], which compresses about as well as photos."""
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 200, (SHARD_ROWS, 16, 16, 3), np.uint8)
     fine = rng.integers(0, 24, (SHARD_ROWS, RESOLUTION, RESOLUTION, 3), np.uint8)

@@ -1,9 +1,10 @@
-"""What the benchmarks work on: faces of a folder or of the built-in source, a generator of ours."""
+"""What the benchmarks work on: faces of a folder or procedural ones, and a small generator."""
 
 from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,9 +23,15 @@ from distfacegan.sources.procedural import ProceduralFaces
 
 log = logging.getLogger(__name__)
 
-RESOLUTION, WIDTH, LEVELS = 32, 16, 2  # of the generator that is trained here
-SURROGATE_STEPS = 2500  # of its surrogate: enough for one so small
+# The generator that is trained here.
+SHAPE: dict[str, Any] = {"resolution": 32, "latent_dim": 64, "width": 16, "levels": 2}
+SURROGATE_STEPS = 2500  # of the training of its surrogate: enough for one so small
 TRAINING_FACES, TRAINING_STEPS, TRAINING_BATCH = 400, 500, 16
+HYPERPARAMETERS: dict[str, Any] = {  # as in configs/began-quick.yaml
+    "learning_rate": 1e-3,
+    "gamma": 0.8,
+    "lambda_k": 0.02,
+}
 
 
 def faces(photos: Path | None, count: int, resolution: int, seed: int = 0) -> Tensor:
@@ -53,22 +60,17 @@ def faces(photos: Path | None, count: int, resolution: int, seed: int = 0) -> Te
 def generator(seed: int = 0) -> Generator:
     """Train a small BEGAN on procedural faces: about a minute on two cores."""
     log.info("bench: trains a generator on %d procedural faces", TRAINING_FACES)
-    real = faces(None, TRAINING_FACES, RESOLUTION, seed + 1000)
+    real = faces(None, TRAINING_FACES, SHAPE["resolution"], seed + 1000)
     trainer = BeganTrainer(
-        resolution=RESOLUTION,
-        latent_dim=64,
-        width=WIDTH,
-        levels=LEVELS,
+        **SHAPE,
         steps=TRAINING_STEPS,
         seed=seed,
-        learning_rate=1e-3,
         learning_rate_decay="linear",
-        gamma=0.8,
-        lambda_k=0.02,
         loss="l1",
+        **HYPERPARAMETERS,
     )
     for step in range(TRAINING_STEPS):
         rows = rows_of_step(seed, step, TRAINING_BATCH, len(real))
-        z = latents_of_step(seed, step, TRAINING_BATCH, 64)
+        z = latents_of_step(seed, step, TRAINING_BATCH, SHAPE["latent_dim"])
         trainer.step(real[rows], torch.from_numpy(z))
     return trainer.generator.eval().requires_grad_(False)

@@ -18,14 +18,12 @@ import torch
 from distfacegan.bench import roofline
 from distfacegan.bench.plain_began import PlainBegan
 from distfacegan.core.began import BeganTrainer
-from distfacegan.core.networks import Discriminator
 
 log = logging.getLogger(__name__)
 
-# Of configs/began-quick.yaml and began-128.yaml, which an installed package does not have.
-QUICK = {"resolution": 32, "width": 16, "levels": 2, "batch": 16, "loss": "l1"}
-PAPER = {"resolution": 128, "width": 64, "levels": 4, "batch": 16, "loss": "l2"}
-LATENT_DIM = 64
+# As in configs/began-quick.yaml and began-128.yaml, which an installed package does not have.
+QUICK = {"resolution": 32, "width": 16, "levels": 2, "batch": 16, "loss": "l1", "latent_dim": 64}
+PAPER = {"resolution": 128, "width": 64, "levels": 4, "batch": 16, "loss": "l2", "latent_dim": 64}
 BATCHES = (16, 32, 64, 128, 256)  # of the fastest way, on a GPU
 WARM_UP = 8  # steps, in which the trainer compiles and captures its graph
 ROUNDS, ROUND_S = 9, 0.5
@@ -44,43 +42,37 @@ class Way:
 
 
 def defaults(device: torch.device) -> dict[str, Any]:
-    """Return the settings of `measure`: those of the quick config, on a GPU of the paper's."""
+    """Return the sizes, the batch and the loss that are measured unless others are asked for."""
     return PAPER if device.type == "cuda" else QUICK
 
 
-def measure(
-    *, resolution: int, width: int, levels: int, batch: int, loss: str, device: torch.device
-) -> dict[str, Any]:
+def measure(shape: dict[str, Any], batch: int, loss: str, device: torch.device) -> dict[str, Any]:
     """Time all ways in turn, for several rounds, and return what was measured, as for `--json`."""
     from torch._dynamo import config  # not at the top: it takes a second
 
-    shape: dict[str, Any] = {"resolution": resolution, "latent_dim": LATENT_DIM}
-    shape |= {"width": width, "levels": levels}
-    # Every way is compiled for its own batch: dynamo would give up after eight, and would compile
-    # the second batch for all.
+    ways = _ways(batch, device)
+    # Compile every way for its own batch. By default dynamo compiles the second batch for all, and
+    # gives up after eight.
     with config.patch(recompile_limit=64, automatic_dynamic_shapes=False):
-        seconds, peak = _race(_ways(batch, device), shape, loss, device)
-    with torch.device("meta"):
-        network = Discriminator(**shape)
-    flops = {plain: roofline.training_flops(network, plain=plain) for plain in (True, False)}
-    plain_s = statistics.median(seconds[Way(batch, plain=True)])
+        seconds, peak = _race(ways, shape, loss, device)
+    flops = {plain: step_flops(shape, plain=plain) for plain in (True, False)}
+    plain_s = statistics.median(seconds[ways["plain"]])
     found = {}
-    for name, way in _ways(batch, device).items():
-        if way not in seconds:
-            continue
-        step_s, floor_s = statistics.median(seconds[way]), way.batch * flops[way.plain] / peak
-        known = device.type == "cpu" or way.precision == "bf16"  # on a GPU fp32 is TF32 in part
-        found[name] = {
-            "batch": way.batch,
-            "ms_per_step": 1000 * step_s,
-            "ms_fastest": 1000 * min(seconds[way]),
-            "ms_slowest": 1000 * max(seconds[way]),
-            "images_per_s": way.batch / step_s,
-            "times_plain": plain_s / batch * way.batch / step_s,
-            "share_of_peak": floor_s / step_s if known else None,
-        }
+    for name, way in ways.items():
+        if way in seconds:
+            step_s, floor_s = statistics.median(seconds[way]), way.batch * flops[way.plain] / peak
+            known = device.type == "cpu" or way.precision == "bf16"  # fp32 is TF32 in part on a GPU
+            found[name] = {
+                "batch": way.batch,
+                "ms_per_step": 1000 * step_s,
+                "ms_fastest": 1000 * min(seconds[way]),
+                "ms_slowest": 1000 * max(seconds[way]),
+                "images_per_s": way.batch / step_s,
+                "times_plain": plain_s / batch * way.batch / step_s,
+                "share_of_peak": floor_s / step_s if known else None,
+            }
     return {
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU",
+        "device": roofline.device_name(device),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         **shape,
@@ -92,6 +84,12 @@ def measure(
         "times_plain_at_peak": plain_s / (batch * flops[False] / peak),
         "ways": found,
     }
+
+
+def step_flops(shape: dict[str, Any], *, plain: bool) -> float:
+    """Return the operations of one training step of one image."""
+    way = Way(batch=1, plain=plain)
+    return roofline.operations(_training(way, shape, "l2", torch.device("cpu")))
 
 
 def _ways(batch: int, device: torch.device) -> dict[str, Way]:
@@ -127,21 +125,17 @@ def _race(
     seconds: dict[Way, list[float]] = {way: [] for way in steps}
     peaks = []
     for _ in range(ROUNDS):
-        peaks.append(roofline.matrix_peak(device, DTYPES[_precision(device)]))
+        fastest = "bf16" if device.type == "cuda" else "fp32"
+        peaks.append(roofline.matrix_peak(device, DTYPES[fastest]))
         for way, (step, count) in steps.items():
             seconds[way].append(_step_seconds(step, count, device))
     return seconds, statistics.median(peaks)
 
 
-def _precision(device: torch.device) -> str:
-    """Return the precision of the fastest way."""
-    return "bf16" if device.type == "cuda" else "fp32"
-
-
 def _training(
     way: Way, shape: dict[str, Any], loss: str, device: torch.device
 ) -> Callable[[], None]:
-    """Return what makes one step of a training, with faces and latents that lie on the device."""
+    """Return a function that does one training step, on data that lies on the device."""
     trainer = BeganTrainer(
         **shape,
         steps=10**9,
@@ -152,9 +146,9 @@ def _training(
         device=device,
     )
     random = torch.Generator().manual_seed(0)
+    face, z = (3, shape["resolution"], shape["resolution"]), (shape["latent_dim"],)
     faces, z_d, z_g = (
-        (torch.rand(way.batch, *size, generator=random) * 2 - 1).to(device)
-        for size in ((3, shape["resolution"], shape["resolution"]), (LATENT_DIM,), (LATENT_DIM,))
+        (torch.rand(way.batch, *size, generator=random) * 2 - 1).to(device) for size in (face, z, z)
     )
     if way.plain:
         plain = PlainBegan(trainer)
@@ -166,17 +160,12 @@ def _training(
 
 def _step_seconds(step: Callable[[], None], count: int, device: torch.device) -> float:
     """Return the mean seconds of a step."""
-    _wait(device)
+    roofline.wait(device)
     started = time.perf_counter()
     for _ in range(count):
         step()
-    _wait(device)
+    roofline.wait(device)
     return (time.perf_counter() - started) / count
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def table(result: dict[str, Any]) -> str:
