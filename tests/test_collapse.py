@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from distfacegan.core.collapse import Plateau, Watchman, encoder_distance
+from distfacegan.core.collapse import CollapseMonitor, Plateau, encoder_distance
 
 
 def codes(count, means, deviations, seed=0):
@@ -36,37 +36,37 @@ def test_codes_of_one_dimension_are_compared_and_codes_that_are_no_numbers_are_n
     assert np.isnan(encoder_distance(np.full((5, 1), np.nan), real))
 
 
-def watchman(**memory):
-    return Watchman(min_diversity=0.2, grace=1000, patience=3, **memory)
+def monitor(**memory):
+    return CollapseMonitor(min_diversity=0.2, grace=1000, patience=3, **memory)
 
 
 def test_faces_may_be_alike_until_they_were_varied_or_the_grace_is_over():
-    watch = watchman()
+    watch = monitor()
     assert watch.judge(100, 0.01, 0.1) is None
     assert watch.judge(999, 0.01, 0.1) is None
     assert "0.010 of the diversity" in watch.judge(1000, 0.01, 0.1)
     assert watch.judge(1100, 0.3, 0.1) is None
-    watch = watchman()
+    watch = monitor()
     assert watch.judge(100, 0.3, 0.1) is None
     assert "less than 0.2" in watch.judge(200, 0.19, 0.1)
 
 
 def test_k_may_touch_its_ends_but_not_stay_there():
-    watch = watchman()
+    watch = monitor()
     found = [watch.judge(step, 0.5, k) for step, k in enumerate([0.0, 0.0, 0.1, 1.0, 1.0, 1.0])]
     assert found == [None] * 5 + ["k has been at 1 for 3 looks"]
 
 
-def test_a_watchman_remembers_what_he_is_told():
-    first = watchman()
+def test_a_resumed_monitor_remembers_what_it_has_seen():
+    first = monitor()
     first.judge(100, 0.3, 0.0)
-    again = watchman(**first.memory())
+    again = monitor(**first.memory())
     assert again == first
     assert again.judge(200, 0.1, 0.1) is not None
 
 
 def test_what_is_not_a_number_is_not_judged():
-    assert watchman().judge(5000, float("nan"), 0.5) is None
+    assert monitor().judge(5000, float("nan"), 0.5) is None
 
 
 def test_the_rate_is_halved_after_a_stall_and_again_after_another():

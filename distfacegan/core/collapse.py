@@ -1,4 +1,4 @@
-"""When a GAN's training has gone wrong: what to measure, and when to say so.
+"""Signs that a GAN's training has gone wrong, or stalls.
 
 Legend: N and M numbers of faces, Z latent dimension.
 """
@@ -12,12 +12,12 @@ import numpy as np
 
 
 def encoder_distance(generated: np.ndarray, real: np.ndarray) -> float:
-    """Return how far apart two sets of codes are: [N, Z] of generated, [M, Z] of real faces.
+    """Return the distance between the codes of generated faces [N, Z] and of real ones [M, Z].
 
-    The Frechet distance of two normal distributions, |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2)
-    (Dowson and Landau, 1982), over tr(S2) of the real ones. The codes are those of D's encoder:
-    this is ours, and not FID. 0 where the distributions agree; 1 is what a mean face would get.
-    NaN where a code is not finite.
+    This is the Frechet distance of two normal distributions with means m and covariances S,
+    |m1 - m2|^2 + tr(S1 + S2 - 2 (S1 S2)^1/2) (Dowson and Landau, 1982), divided by tr(S2) of the
+    real ones. Codes are of D's encoder, so the result is no FID. It is 0 where the distributions
+    agree, 1 if every generated face is the mean of the real ones, NaN if a code is not finite.
     """
     if not (np.isfinite(generated).all() and np.isfinite(real).all()):
         return math.nan
@@ -36,21 +36,21 @@ def _covariance(codes: np.ndarray) -> np.ndarray:
 
 
 @dataclasses.dataclass
-class Watchman:
-    """Judges what is seen of a training at one step after the other; remembers little.
+class CollapseMonitor:
+    """Says whether a training has collapsed, from what is measured every so many steps.
 
-    Collapse is faces that are too alike, though they were not once or the grace is over, or a k
-    that does not leave 0 or 1.
+    It has if generated faces are too much alike, unless the training is young and they have never
+    differed more; or if k does not leave 0 or 1.
     """
 
-    min_diversity: float  # of generated faces, as a share of that of real ones
-    grace: int  # steps in which faces may be alike
-    patience: int  # looks in a row with k at 0, or at 1
-    varied: bool = False  # whether the faces ever were
-    pinned: int = 0  # looks in a row with k at 0 or 1
+    min_diversity: float  # below this diversity ratio faces are too much alike
+    grace: int  # steps in which a young training's faces may be alike
+    patience: int  # measurements in a row that may find k at 0 or 1
+    varied: bool = False  # whether faces have ever differed enough
+    pinned: int = 0  # measurements in a row that have found k at 0 or 1
 
     def judge(self, step: int, diversity_ratio: float, k: float) -> str | None:
-        """Return what is wrong, None where all is well."""
+        """Take one measurement and return what is wrong; None if nothing is."""
         self.pinned = self.pinned + 1 if k in (0.0, 1.0) else 0
         alike = diversity_ratio < self.min_diversity
         if alike and (self.varied or step >= self.grace):
@@ -64,7 +64,7 @@ class Watchman:
         return None
 
     def memory(self) -> dict[str, bool | int]:
-        """Return what a resumed training must remember, as keyword arguments."""
+        """Return what a resumed training must give to the constructor."""
         return {"varied": self.varied, "pinned": self.pinned}
 
 
@@ -72,12 +72,17 @@ class Watchman:
 class Plateau:
     """Halves the learning rate when m_global stalls (BEGAN, arXiv:1703.10717, section 4.1)."""
 
-    stall: int | None  # steps without a better mean of m_global; None: never
+    stall: int | None  # steps without a better mean of m_global; None: never halve
     best: float = math.inf
     best_step: int = 0
 
     def factor(self, step: int, m_global: float) -> float:
-        """Return what the learning rate is to be multiplied with, from the mean m_global."""
+        """Return the factor for the learning rate, 1 or 0.5, after a new mean of m_global.
+
+        >>> plateau = Plateau(stall=100)
+        >>> [plateau.factor(step, m_global=0.3) for step in (50, 100, 150)]
+        [1.0, 1.0, 0.5]
+        """
         if m_global < self.best:
             self.best, self.best_step = m_global, step
         if self.stall is None or step - self.best_step < self.stall:
@@ -86,5 +91,5 @@ class Plateau:
         return 0.5
 
     def memory(self) -> dict[str, float | int]:
-        """Return what a resumed training must remember, as keyword arguments."""
+        """Return what a resumed training must give to the constructor."""
         return {"best": self.best, "best_step": self.best_step}

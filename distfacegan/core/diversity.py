@@ -1,4 +1,4 @@
-"""How different the faces of a set are from one another."""
+"""How much the faces of a set differ from one another."""
 
 import numpy as np
 
@@ -8,6 +8,9 @@ def diversity(faces: np.ndarray, *, num_pairs: int = 2000, seed: int = 0) -> flo
 
     `faces` is [N, ...] of any number type, N at least 2; the result is in its units. The pairs are
     the same for the same N and seed.
+
+    >>> diversity(np.array([[0.0], [1.0]]))
+    1.0
     """
     if len(faces) < 2:
         raise ValueError(f"diversity needs at least 2 faces, found {len(faces)}")
@@ -22,8 +25,8 @@ def diversity(faces: np.ndarray, *, num_pairs: int = 2000, seed: int = 0) -> flo
 
 
 def diversity_ratio(generated: np.ndarray, real: np.ndarray) -> float:
-    """Return the diversity of generated faces over that of real ones: 1 is as varied, 0 one face.
+    """Return the diversity of generated faces over that of real ones, [N, ...] in the same units.
 
-    Both are [N, ...] in the same units.
+    It is 1 if they are as varied, and 0 if all are one face.
     """
     return diversity(generated) / diversity(real)

@@ -1,12 +1,12 @@
 """The real faces nearest to given ones: does the generator copy what it was trained on?
 
-B faces, N faces to look among, r side of a face, D = 3 * 16 * 16 numbers of a shrunk one.
+Legend: B faces, N faces to look among, r side of a face, D = 3 * 16 * 16 numbers of a thumbnail.
 """
 
 import cv2
 import numpy as np
 
-SIDE = 16  # pixels of the shrunk faces: what matters is the face, not its every pixel
+SIDE = 16  # pixels of a thumbnail: faces are compared, not every pixel of theirs
 BLOCK = 512  # faces looked among at once
 _MIDDLE = 128
 
@@ -15,26 +15,26 @@ def nearest(faces: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """Return for each of faces u8 [B, r, r, 3] its nearest one of `among` u8 [N, r, r, 3].
 
     That is its index, i64 [B] (the first of equals), and its distance, f32 [B]: the root of the
-    mean squared difference of the pictures shrunk to 16 x 16 pixels, in units of 0..255. Raises
+    mean squared difference of their thumbnails, 16 x 16 pixels, in units of 0..255. Raises
     ValueError where the sides differ or there is nothing to look among.
     """
     if faces.shape[1:] != among.shape[1:] or len(among) == 0:
         raise ValueError(f"cannot compare faces {faces.shape} with faces {among.shape}")
-    return _nearest(_shrunk(faces), _shrunk(among))
+    return _nearest(_thumbnails(faces), _thumbnails(among))
 
 
 def nearest_ratio(generated: np.ndarray, real: np.ndarray) -> float:
-    """Return how near generated faces are to real ones, where real ones have 1.
+    """Return how near generated faces are to real ones; far below 1 the generator copies.
 
-    The median distance of generated faces u8 [B, r, r, 3] to the nearest real one, u8 [N, r, r, 3],
-    over the median distance of real ones to the nearest other. Far below 1 the generator copies.
-    NaN where most real faces are there twice. Raises ValueError for fewer than 2 real faces.
+    This is the median distance of generated faces u8 [B, r, r, 3] to the nearest real one, u8
+    [N, r, r, 3], over the median distance of real ones to the nearest other. NaN if most real faces
+    occur twice. Raises ValueError for fewer than 2 real faces.
     """
     if len(real) < 2:
         raise ValueError(f"nearest_ratio needs at least 2 real faces, found {len(real)}")
     _, of_generated = nearest(generated, real)
-    shrunk = _shrunk(real)
-    _, of_real = _nearest(shrunk, shrunk, others=True)
+    small = _thumbnails(real)
+    _, of_real = _nearest(small, small, others=True)
     usual = float(np.median(of_real))
     return float(np.median(of_generated)) / usual if usual else float("nan")
 
@@ -42,7 +42,7 @@ def nearest_ratio(generated: np.ndarray, real: np.ndarray) -> float:
 def _nearest(
     faces: np.ndarray, among: np.ndarray, *, others: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search block by block; with `others` no face [i] is its own neighbour among [i]."""
+    """Search block by block; with `others` face i is not its own neighbour."""
     indices, squares = np.zeros(len(faces), np.int64), np.full(len(faces), np.inf)
     rows = np.arange(len(faces))
     norms = (faces**2).sum(axis=1, dtype=np.float64)
@@ -59,10 +59,10 @@ def _nearest(
     return indices, np.sqrt(squares / faces.shape[1]).astype(np.float32)
 
 
-def _shrunk(faces: np.ndarray) -> np.ndarray:
-    """Return faces of at most 16 x 16 pixels as f32 [N, D], whole numbers from -128 to 127.
+def _thumbnails(faces: np.ndarray) -> np.ndarray:
+    """Return thumbnails, at most 16 x 16 pixels, as f32 [N, D], whole numbers from -128 to 127.
 
-    Of these a float32 product is exact, whatever the order of its sum: 3 * 16^2 * 128^2 < 2^24.
+    A float32 product of such numbers is exact in any order, because 3 * 16^2 * 128^2 < 2^24.
     """
     side = min(SIDE, faces.shape[1])
     small = [cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA) for face in faces]

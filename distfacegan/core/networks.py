@@ -2,8 +2,8 @@
 
 Legend: B batch, R resolution, Z latent dimension, W width, L levels, b = R / 2^(L-1) base side.
 Every convolution is 3x3 with ELU, except the 1x1 ones that widen the encoder and the one to RGB:
-they are linear, as the fully connected layers are. ELU works in place: its gradient needs its
-result alone.
+they are linear, as the fully connected layers are. ELU works in place, because its gradient can be
+computed from its result.
 """
 
 import itertools
@@ -37,7 +37,7 @@ class Generator(nn.Module):
         """Draw the weights.
 
         `skip_connections` are BEGAN's (arXiv:1703.10717, section 3.4; the paper has none): every
-        upsampling takes the stem's picture too, enlarged, beside the one before.
+        upsampling also takes the stem's output, enlarged, beside the output of the layer before.
         """
         super().__init__()
         self.resolution, self.latent_dim = resolution, latent_dim
@@ -93,10 +93,10 @@ class UpsamplingConv2d(nn.Conv2d):
 
 
 def upsampling_kernel(weight: Tensor) -> Tensor:
-    """Return the kernel [I, O, 4, 4] of the transposed convolution, stride 2 and padding 1, that
-    equals nearest upsampling by 2 and then the convolution with `weight` [O, I, 3, 3], padding 1.
+    """Return the kernel [I, O, 4, 4] of a transposed convolution, with stride 2 and padding 1.
 
-    It is the flipped kernel, summed with its shifts by one pixel.
+    It equals nearest upsampling by 2 and then a convolution with `weight` [O, I, 3, 3], padding 1.
+    It is the sum of the flipped kernel and its shifts by one pixel.
     """
     flipped = F.pad(weight.flip(2, 3).transpose(0, 1), (1, 1, 1, 1))  # [I, O, 5, 5]
     rows = flipped[:, :, 1:] + flipped[:, :, :-1]
@@ -104,7 +104,7 @@ def upsampling_kernel(weight: Tensor) -> Tensor:
 
 
 def concatenate(x: Tensor, stem: Tensor) -> Tensor:
-    """Join [B, W, r, r] and the stem's picture [B, W, b, b], enlarged, to [B, 2W, r, r]."""
+    """Join [B, W, r, r] and the stem's output [B, W, b, b], enlarged, to [B, 2W, r, r]."""
     return torch.cat([x, F.interpolate(stem, x.shape[2:], mode="nearest")], dim=1)
 
 
@@ -130,7 +130,7 @@ class Encoder(nn.Module):
         x = F.elu_(self.from_rgb(v))  # [B, W, R, R]
         for i, conv in enumerate(self.convs):
             if i > 0 and i % 2 == 0:
-                # The paper widens, then pools. The two commute; this way costs a quarter.
+                # The paper widens, then pools. The result is the same; this costs a quarter.
                 x = self.widen[i // 2 - 1](F.avg_pool2d(x, 2))  # [B, 2W, R/2, R/2] ...
             x = F.elu_(conv(x))
         return self.to_latent(x.flatten(1))
@@ -151,7 +151,11 @@ class Discriminator(nn.Module):
 
 
 def base_resolution(resolution: int, levels: int) -> int:
-    """Return R / 2^(L-1), the side of the smallest picture; ValueError where it is not whole."""
+    """Return R / 2^(L-1), the side of the smallest activations; raises ValueError if not whole.
+
+    >>> base_resolution(resolution=128, levels=4)
+    16
+    """
     if levels < 1:
         raise ValueError(f"levels must be at least 1, found {levels}")
     factor = 2 ** (levels - 1)
@@ -170,7 +174,7 @@ def _conv3x3(narrow: int, wide: int) -> nn.Conv2d:
 def _initialise(layer: nn.Module) -> None:
     """Draw weights as Glorot and Bengio do, the default of Lasagne, which the paper used.
 
-    PyTorch's default has a third of the variance: through nine layers almost nothing is left.
+    PyTorch's default has a third of the variance: after nine layers almost nothing would be left.
     """
     if isinstance(layer, nn.Conv2d | nn.Linear):
         nn.init.xavier_uniform_(layer.weight)
@@ -185,7 +189,7 @@ def _architecture(state: Mapping[str, Tensor]) -> dict[str, Any]:
     base = math.isqrt(stem_rows // width)
     _check_shape(state, "stem.weight", (width * max(base, 1) ** 2, latent_dim))
     num_convs = sum(name.startswith("convs.") and name.endswith(".weight") for name in state)
-    levels = max((num_convs + 1) // 2, 1)  # an odd one out is then missed by name
+    levels = max((num_convs + 1) // 2, 1)  # of an odd number one is then said to be missing
     resolution = base * 2 ** (levels - 1)
     skips = "convs.2.weight" in state and state["convs.2.weight"].shape[1:2] == (2 * width,)
     return {

@@ -1,9 +1,9 @@
-"""What each step of a training sees, as a function of the seed and the step alone.
+"""The faces and latents of each training step, as functions of the seed and the step alone.
 
-Faces are shuffled as a whole, or, where they are too many, walked through in lanes. A lane owns
-some places of every batch. In each epoch the shards, in a random order, are dealt to the lanes; a
-lane gives the faces of one shard after the other, each shard in an order of its own. So a worker
-needs the shards of its own lanes alone, and few at a time, and every face is seen once an epoch.
+Faces that fit into memory are shuffled as a whole. More faces are read in lanes. A lane fills fixed
+places of every batch. In each epoch the shards, in random order, are dealt to the lanes. A lane
+goes through its shards one by one, each in a random order of its own. So a worker holds few shards
+at a time, those of its own lanes, and every face is seen once an epoch.
 """
 
 from __future__ import annotations
@@ -17,14 +17,22 @@ from distfacegan.core.seeding import permutation, uniform_latents
 
 
 def part_of_batch(batch: int, rank: int, world: int) -> slice:
-    """Return the places of a batch that are a rank's: as even as they can be, never none."""
+    """Return the part of a batch that one rank computes; parts differ by one place at most.
+
+    >>> [part_of_batch(batch=5, rank=rank, world=2) for rank in range(2)]
+    [slice(0, 2, None), slice(2, 5, None)]
+    """
     return slice(batch * rank // world, batch * (rank + 1) // world)
 
 
 def rows_of_step(seed: int, step: int, batch: int, num_rows: int) -> np.ndarray:
-    """Return the rows of a step's batch, whatever the number of ranks: i64 [batch].
+    """Return the rows of the whole batch of a step: i64 [batch].
 
-    The steps walk through one endless row of epochs, each a permutation of all rows.
+    The batches follow each other through epochs, each of which is a permutation of all rows.
+
+    >>> first, second = (rows_of_step(seed=0, step=step, batch=2, num_rows=4) for step in (0, 1))
+    >>> sorted([*first.tolist(), *second.tolist()])
+    [0, 1, 2, 3]
     """
     positions = np.arange(step * batch, (step + 1) * batch)
     epochs = positions // num_rows
@@ -36,30 +44,36 @@ def rows_of_step(seed: int, step: int, batch: int, num_rows: int) -> np.ndarray:
 
 
 def latents_of_step(seed: int, step: int, count: int, dim: int) -> np.ndarray:
-    """Return the latents of a step's batch, whatever the number of ranks: f32 [count, dim]."""
+    """Return the latents of the whole batch of a step: f32 [count, dim]."""
     return uniform_latents(seed, range(step * count, (step + 1) * count), dim, stream="began")
 
 
 @dataclasses.dataclass(frozen=True)
 class Piece:
-    """Some faces of one shard: their places in it, i64 [n]."""
+    """Some faces of one shard, by their places in it, i64 [n]."""
 
     shard: int
     places: np.ndarray
 
 
 class Lane:
-    """One lane's endless walk. Going on from where it is costs nothing; going back begins anew."""
+    """The endless sequence of one lane's faces.
+
+    Reading on is free. Reading what lies before the present shard starts again from the beginning.
+    """
 
     def __init__(self, sizes: Sequence[int], *, seed: int, lane: int, lanes: int) -> None:
-        """Give the number of faces of every shard; raises ValueError where a lane gets none."""
+        """`sizes` are the numbers of faces of the shards, of which `lanes` at least must have some.
+
+        Raises ValueError otherwise.
+        """
         if not 0 <= lane < lanes <= sum(size > 0 for size in sizes):
             raise ValueError(f"lane {lane} of {lanes} needs a shard with faces: sizes {sizes}")
         self._sizes, self._seed, self._lane, self._lanes = sizes, seed, lane, lanes
         self._restart()
 
     def take(self, start: int, count: int) -> list[Piece]:
-        """Return the faces at `start` to `start + count` of the walk."""
+        """Return the faces from `start` to `start + count` of the sequence."""
         if start < self._start:
             self._restart()
         pieces = []
@@ -74,7 +88,7 @@ class Lane:
 
     def _restart(self) -> None:
         self._walk = self._shards()
-        self._start = 0  # of `shard`, in faces of this lane
+        self._start = 0  # where the present shard begins in the sequence
         self.following, self._epoch = next(self._walk)
         self._go_on()
 

@@ -1,6 +1,6 @@
-"""Between faces as they are stored and images as networks see them.
+"""Conversion between faces as they are stored and images as networks take and make them.
 
-B batch, R side of a stored face, r side of a network's image: R, or R over a whole number.
+Legend: B batch, R side of a stored face, r side of a network's image: R, or R / n for a whole n.
 """
 
 import numpy as np
@@ -14,8 +14,11 @@ def to_images(
 ) -> Tensor:
     """Turn faces u8 [B, R, R, 3] into images f32 [B, 3, r, r] in [-1, 1].
 
-    Faces larger than `resolution` are averaged over squares of pixels. Raises ValueError where R
-    is not a multiple of it.
+    `resolution` is r, by default R. Smaller images are means over squares of pixels. Raises
+    ValueError if R is not a multiple of r.
+
+    >>> to_images(np.full((1, 2, 2, 3), 255, np.uint8), resolution=1).flatten()
+    tensor([1., 1., 1.])
     """
     side = faces.shape[1]
     images = torch.as_tensor(faces, device=device).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -27,6 +30,10 @@ def to_images(
 
 
 def to_faces(images: Tensor) -> np.ndarray:
-    """Turn images [B, 3, r, r] in [-1, 1] into faces u8 [B, r, r, 3]; overshoot is clipped."""
+    """Turn images [B, 3, r, r] into faces u8 [B, r, r, 3]; what lies outside of [-1, 1] is clipped.
+
+    >>> to_faces(torch.tensor([-1.0, 0.0, 1.5]).view(1, 3, 1, 1)).tolist()
+    [[[[0, 128, 255]]]]
+    """
     scaled = (images.detach().float().clamp(-1, 1) + 1) * 127.5
     return scaled.round().byte().permute(0, 2, 3, 1).cpu().numpy()

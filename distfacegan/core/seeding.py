@@ -1,7 +1,7 @@
-"""Randomness as a pure function of its address: workers, batches and restarts cannot change it.
+"""Random numbers that depend on a seed, a stream and a row alone, not on workers or restarts.
 
-Philox (Salmon et al., 2011) is a counter-based generator: number n of a stream is computed from n
-alone. A seed and the name of a stream make the key; a row owns a fixed range of the counter.
+Philox (Salmon et al., 2011) is a counter-based generator: it computes number n of a stream from n
+alone. The seed and the stream's name are its key. Every row has a fixed range of the counter.
 """
 
 import functools
@@ -18,8 +18,13 @@ def uniform_latents(
 ) -> np.ndarray:
     """Draw one latent for each row, uniform in [-1, 1]: f32 [len(rows), dim].
 
-    A pure function of (seed, stream, row): any subset of the rows, in any order, gets the same
-    values. Rows that follow each other are drawn together, so shards are fast.
+    A row gets the same values whatever other rows are asked for. Consecutive rows are drawn
+    together, which is fast.
+
+    >>> both = uniform_latents(0, [7, 8], 3, stream="example")
+    >>> alone = uniform_latents(0, [8], 3, stream="example")
+    >>> (both[1] == alone[0]).all().item()
+    True
     """
     rows = np.asarray(rows, dtype=np.int64)
     counts_per_row = -(-dim // _VALUES_PER_COUNT)
@@ -36,10 +41,14 @@ def uniform_latents(
 
 @functools.lru_cache(maxsize=4)  # consecutive steps ask for the same epoch
 def permutation(seed: int, epoch: int, count: int, of: str = "") -> np.ndarray:
-    """Return the order of `count` rows in one epoch: i64 [count], read-only; `of` what they are.
+    """Return a random order of `count` things for one epoch: i64 [count], read-only.
 
-    A pure function of its arguments; by sorting random keys, because NumPy promises that a bit
-    generator's stream never changes but not how `Generator.permutation` uses it (NEP 19).
+    `of` names the things, so that others get another order. The result is a function of the
+    arguments alone: random keys are sorted, because NumPy promises that the stream of a bit
+    generator never changes, but not how `Generator.permutation` uses it (NEP 19).
+
+    >>> sorted(permutation(seed=0, epoch=3, count=4).tolist())
+    [0, 1, 2, 3]
     """
     bits = _random_bits(seed, f"order/{epoch}{of}", -(-count // _VALUES_PER_COUNT))
     order = np.argsort(bits[:count], kind="stable")

@@ -1,4 +1,4 @@
-"""Many small launches of a GPU as one."""
+"""One launch for all the small operations of a step on a GPU."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor
 class StepGraph:
     """A function of tensors of fixed shapes on a GPU, captured once as a CUDA graph and replayed.
 
-    One launch does the work of hundreds: a small step no longer waits for the host.
+    One launch replaces hundreds, so that a small step does not wait for the host.
     """
 
-    WARM_UP = 3  # calls before the capture: they choose algorithms, compile, and allocate
+    WARM_UP = 3  # calls before the capture, which choose algorithms, compile and allocate
 
     def __init__(self, function: Callable[..., None]) -> None:
         self._function, self._calls = function, 0

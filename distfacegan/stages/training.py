@@ -18,7 +18,7 @@ import torch.distributed as dist
 
 from distfacegan import weights
 from distfacegan.core.began import BeganTrainer
-from distfacegan.core.collapse import Plateau, Watchman
+from distfacegan.core.collapse import CollapseMonitor, Plateau
 from distfacegan.core.grids import encode, tile
 from distfacegan.core.order import part_of_batch
 from distfacegan.errors import DistfaceganError
@@ -120,7 +120,7 @@ class Training:
         if look_due:
             found |= self._as_rank_0(self._look_at_faces)
             diversity_ratio = found.get("diversity_ratio", math.nan)
-            wrong = self._watchman.judge(step, diversity_ratio, found["k"])
+            wrong = self._monitor.judge(step, diversity_ratio, found["k"])
         if self._rank == 0:
             since, started = self._clock
             rate = (step - since) * self._section.batch / (time.time() - started)
@@ -176,7 +176,7 @@ class Training:
         if point.learning_rate_scale is not None:
             self.trainer.learning_rate_scale = point.learning_rate_scale
         memory = point.meta.get("memory", {"watchman": {}, "plateau": {}})
-        self._watchman = Watchman(
+        self._monitor = CollapseMonitor(
             min_diversity=watch.min_diversity,
             grace=watch.grace or self._section.steps // 5,
             patience=watch.patience,
@@ -190,7 +190,7 @@ class Training:
             "seed": self._seed,
             **found,
             "settings": self._section.model_dump(mode="json"),
-            "memory": {"watchman": self._watchman.memory(), "plateau": self._plateau.memory()},
+            "memory": {"watchman": self._monitor.memory(), "plateau": self._plateau.memory()},
         }
         self._checkpoints.write(self.trainer.num_steps, self.trainer.state(), meta)
 
