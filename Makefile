@@ -10,7 +10,7 @@ quickstart: .venv
 	$(BIN)/distfacegan run jobs/quickstart.yaml
 
 test: check
-	$(BIN)/pytest -q
+	$(BIN)/python -m tests.lanes
 
 check: .venv
 	$(BIN)/ruff format --check .

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from distfacegan.store.run_directory import RunDirectory
+
 # Ray otherwise turns token authentication on for later clusters of the same user (Ray 2.60).
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# A shell that runs the tests in its background has SIGINT ignored, also in the processes they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +31,25 @@ def ray_cluster() -> Iterator[None]:
     yield
     ray.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def ray_address(ray_cluster: None) -> str:
+    """The address of the session's cluster: for RAY_ADDRESS of other processes, which join it."""
+    import ray
+
+    return ray.get_runtime_context().gcs_address
+
+
+@pytest.fixture(scope="session")
+def finished(ray_cluster: None, tmp_path_factory: pytest.TempPathFactory) -> RunDirectory:
+    """A finished run of the small job. Tests that change it work on a copy."""
+    from distfacegan import pipeline
+    from tests.jobs import load_spec
+
+    folder = tmp_path_factory.mktemp("finished")
+    assert pipeline.run(load_spec(folder)) == pipeline.DONE
+    return RunDirectory(folder / "run")
 
 
 @pytest.fixture(scope="session")

@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import ray
 
 from distfacegan.store.run_directory import RunDirectory
 from tests.jobs import assert_equal_runs, write_spec
+from tests.ray_head import command_lines
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(900)]
 
@@ -27,40 +29,30 @@ MIDDLE = {
 }
 
 
-@pytest.fixture
-def temp_dir():
-    """A short folder of Ray's own: every cluster of these tests lives, and can be found, there."""
-    folder = tempfile.mkdtemp(prefix="dfg", dir="/tmp")
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def start(spec: Path, temp_dir: str) -> subprocess.Popen:
-    environment = os.environ | {"RAY_TMPDIR": temp_dir, "RAY_AUTH_MODE": "disabled"}
-    environment.pop("RAY_ADDRESS", None)
+def start(spec: Path, **environment: str) -> subprocess.Popen:
+    """Run a job in a process of its own."""
     return subprocess.Popen(
         [sys.executable, "-m", "distfacegan", "run", str(spec)],
-        env=environment,
+        env=os.environ | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        # Else a shell that runs the tests in its background has SIGINT ignored in all of them.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
 
 
-def finish(spec: Path, temp_dir: str) -> str:
-    with start(spec, temp_dir) as process:
+def finish(spec: Path, address: str) -> str:
+    """Run a job to its end; return what it printed."""
+    with start(spec, RAY_ADDRESS=address) as process:
         output = process.communicate(timeout=600)[0]
     assert process.returncode == 0, output
     return output
 
 
-def kill_in_the_middle(spec: Path, temp_dir: str, stage: str) -> dict[Path, int]:
+def kill_in_the_middle(spec: Path, address: str, stage: str) -> dict[Path, int]:
     """Run until a stage is in the middle, end the driver; return the markers then."""
     root = spec.parent / "run"
     pattern, end = MIDDLE[stage]
-    with start(spec, temp_dir) as process:
+    with start(spec, RAY_ADDRESS=address) as process:
         deadline = time.monotonic() + 300
         while not list(root.glob(pattern)):
             assert process.poll() is None, process.stdout.read()
@@ -69,56 +61,54 @@ def kill_in_the_middle(spec: Path, temp_dir: str, stage: str) -> dict[Path, int]
         process.send_signal(end)
         assert process.wait(timeout=60) == (130 if end == signal.SIGINT else -end)
     assert not RunDirectory(root).finished(stage), f"{stage} was over before it was killed"
-    wait_for_ray_to_die(temp_dir)
+    wait_for_workers_to_end()
     return {path: path.stat().st_mtime_ns for path in root.glob("shards/*/*.json")}
 
 
-def wait_for_ray_to_die(temp_dir: str) -> None:
-    """Ray's processes end by themselves when their driver is gone."""
+def wait_for_workers_to_end() -> None:
+    """A cluster takes its CPUs back from a driver that is gone."""
     deadline = time.monotonic() + 60
-    while any(temp_dir in command for command in command_lines()):
-        assert time.monotonic() < deadline, "Ray's processes outlive their driver"
-        time.sleep(0.2)
+    while ray.available_resources().get("CPU") != ray.cluster_resources()["CPU"]:
+        assert time.monotonic() < deadline, "workers outlive their driver"
+        time.sleep(0.1)
 
 
-def command_lines() -> list[str]:
-    lines = []
-    for path in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            lines.append(path.read_bytes().decode(errors="replace"))
-        except (FileNotFoundError, ProcessLookupError):
-            continue  # it ended while we looked
-    return lines
-
-
-def test_a_job_killed_in_every_stage_equals_an_undisturbed_one(tmp_path, temp_dir):
-    undisturbed, killed = (write_spec(tmp_path / name) for name in ("undisturbed", "killed"))
-    finish(undisturbed, temp_dir)
-
+def test_a_job_killed_in_every_stage_equals_an_undisturbed_one(finished, tmp_path, ray_address):
+    killed = write_spec(tmp_path)
     markers: dict[Path, int] = {}
     for stage in MIDDLE:
-        after = kill_in_the_middle(killed, temp_dir, stage)
+        after = kill_in_the_middle(killed, ray_address, stage)
         for path, written in markers.items():
             assert after[path] == written, f"{path} was done twice"
         markers = after
-    output = finish(killed, temp_dir)
+    output = finish(killed, ray_address)
 
     for path, written in markers.items():
         assert path.stat().st_mtime_ns == written, f"{path} was done twice"
     assert "synthesize: 1000 ok" in output
-    assert_equal_runs(RunDirectory(killed.parent / "run"), RunDirectory(undisturbed.parent / "run"))
+    assert_equal_runs(RunDirectory(killed.parent / "run"), finished)
 
 
-def test_a_second_job_on_a_run_directory_is_refused_while_the_first_goes_on(tmp_path, temp_dir):
+def test_a_second_job_is_refused_while_the_first_goes_on_whose_ray_dies_with_it(tmp_path):
+    """Without a cluster, so that the job starts a Ray of its own."""
     spec = write_spec(tmp_path, name="first")
-    with start(spec, temp_dir) as first:
+    folder = tempfile.mkdtemp(prefix="dfg", dir="/tmp")  # short: sockets have 107 characters
+    own = {"RAY_ADDRESS": "", "RAY_TMPDIR": folder}
+    with start(spec, **own) as first:
         while not (tmp_path / "run" / "job.yaml").exists():
             assert first.poll() is None, first.stdout.read()
             time.sleep(0.05)
         second = write_spec(tmp_path, name="second")
-        with start(second, temp_dir) as process:
+        with start(second, **own) as process:
             output = process.communicate(timeout=120)[0]
         assert process.returncode == 2
         assert "in use by job 'first'" in output
+        while not any(folder in command for command in command_lines()):
+            assert first.poll() is None, first.stdout.read()
+            time.sleep(0.05)
         os.kill(first.pid, signal.SIGKILL)
-    wait_for_ray_to_die(temp_dir)
+    deadline = time.monotonic() + 60
+    while any(folder in command for command in command_lines()):
+        assert time.monotonic() < deadline, "Ray's processes outlive their driver"
+        time.sleep(0.2)
+    shutil.rmtree(folder, ignore_errors=True)

@@ -28,14 +28,6 @@ from tests.jobs import SMALL_JOB, arrays, assert_equal_runs, findings, load_spec
 pytestmark = pytest.mark.ray
 
 
-@pytest.fixture(scope="module")
-def finished(ray_cluster, tmp_path_factory):
-    """A finished run of the small job. Tests that change it work on a copy."""
-    folder = tmp_path_factory.mktemp("finished")
-    assert pipeline.run(load_spec(folder)) == pipeline.DONE
-    return RunDirectory(folder / "run")
-
-
 @pytest.fixture
 def copy(finished, tmp_path):
     shutil.copytree(finished.root, tmp_path / "run")
