@@ -17,7 +17,7 @@ from distfacegan.store.run_directory import RunDirectory
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# A shell that runs the tests in its background has SIGINT ignored, also in the processes they start.
+# A shell that runs the tests in its background makes them, and what they start, ignore SIGINT.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
