@@ -226,7 +226,7 @@ def test_the_surrogate_is_made_once_and_kept(finished, tmp_path, caplog):
     assert np.nanmean(loss) < np.nanmean(arrays(finished)["latents/loss"]) + 0.05
     next((spec.run / "shards" / "invert").glob("*.json")).unlink()
     assert pipeline.run(spec) == pipeline.DONE
-    assert caplog.text.count("learns the generator's pictures, once") == 1
+    assert caplog.text.count("trains the surrogate of the generator, once") == 1
     np.testing.assert_array_equal(arrays(RunDirectory(spec.run))["latents/loss"], loss)
 
     weights = spec.run / "invert" / "surrogate" / "surrogate.safetensors"

@@ -1,4 +1,4 @@
-"""Faces to latents: for every face the z that reproduces it best; into latents/ of the store."""
+"""Faces to latents: finds for every face the z that reproduces it best, and stores it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import ray
 import torch
 from torch import Tensor
 
@@ -25,7 +24,6 @@ from distfacegan.core.surrogate import Surrogate
 from distfacegan.core.thumbnail import thumbnails
 from distfacegan.spec import Invert, Retry
 from distfacegan.stages import cluster, rates, sizes, surrogate
-from distfacegan.stages.actors import WorkerError
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import latents, shards
@@ -37,18 +35,17 @@ from distfacegan.store.verification import Finding, check_group, check_networks
 
 log = logging.getLogger(__name__)
 
-SAY_EVERY_S = 30
-# Operations a second of one H200, for the plan's guess: a third of the 790 TFLOP/s that its bf16
-# matrix product was measured at.
+# Operations a second of one H200, for the plan's guess. They are a third of 790 TFLOP/s, the
+# measured rate of a matrix product in bf16.
 INVERSION_FLOPS = 2.6e14
-MEASURED_STEPS = 20  # of a search, for the plan
-FOUND = ("z", "loss", "steps")  # what the store keeps of an Inversion
+MEASURED_STEPS = 20  # of a search that `plan --measure` times
+FOUND = ("z", "loss", "steps")  # the fields of an Inversion that the store keeps
 
 
 class InvertWorker:
-    """Holds one generator on one device. A plain class: tests use it without Ray.
+    """Inverts the faces of shards with one generator on one device. It needs no Ray.
 
-    `run` may be called from two threads at once: one computes, the other reads or writes.
+    `run` may be called from two threads at once: one computes while the other reads or writes.
     """
 
     def __init__(
@@ -65,7 +62,7 @@ class InvertWorker:
         device: str = "cpu",
     ) -> None:
         """Load the generator and the surrogate, and open the stores; `batch` faces go together."""
-        torch.set_num_threads(1)  # the order of a sum depends on it
+        torch.set_num_threads(1)  # the number of threads changes how sums are rounded
         self._photos = latents.open_group(photos, "photos")
         self._latents = latents.open_group(store, "latents")
         self._markers, self._batch, self._device = markers, batch, device
@@ -95,7 +92,7 @@ class InvertWorker:
     def _search_again(
         self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray], retry: Retry
     ) -> dict[str, float]:
-        """Search again for the worst rows; return how many there were and what it gained."""
+        """Search again for the worst rows; return their number and how much their losses fell."""
         assert retry.steps is not None  # a spec fills them in
         ok = np.flatnonzero(arrays["status"] == Status.OK)
         by_loss = ok[np.argsort(-arrays["loss"][ok], kind="stable")]
@@ -166,6 +163,8 @@ class InvertStage(Stage):
         latents.create_group_of(photos, run.latents, "latents", Z=generator.network.latent_dim)
         device = cluster.device(job.spec.device)
         found = {**job.settings(self), "precision": _precision(section.precision, device, run)}
+        learns = RECIPES[section.recipe].needs_surrogate
+        trained = surrogate.train(job, section.surrogate, generator) if learns else None
         worker = functools.partial(
             InvertWorker,
             photos=photos_run.latents,
@@ -175,7 +174,7 @@ class InvertStage(Stage):
             search=Search.of(found),
             batch=section.batch,
             retry=section.retry,
-            surrogate_folder=_prepare_surrogate(job, generator),
+            surrogate_folder=trained,
             device=device,
         )
         return finish_shards(
@@ -241,7 +240,7 @@ class InvertStage(Stage):
 
 
 def _steps_of_a_face(section: Invert) -> float:
-    """Return the generator steps of one face, in the mean."""
+    """Return the mean number of generator steps of a face."""
     retry = section.retry
     assert section.steps is not None  # a spec fills them in
     if retry is None:
@@ -251,7 +250,10 @@ def _steps_of_a_face(section: Invert) -> float:
 
 
 def _precision(asked: str, device: str, run: RunDirectory) -> str:
-    """Return the precision of the run: what `auto` meant when it began, whoever resumes it."""
+    """Return the precision of the run, and record it.
+
+    A run that resumes keeps the precision that `auto` meant when it began.
+    """
     record = run.record("invert")
     assert record is not None
     found = record.precision if asked == "auto" and record.precision else asked
@@ -261,47 +263,10 @@ def _precision(asked: str, device: str, run: RunDirectory) -> str:
 
 
 def _precision_on(asked: str, device: str) -> str:
-    """Return what a precision asked for means on a device."""
+    """Return the precision that is meant on a device: `auto` depends on it."""
     if asked != "auto":
         return asked
     return "fp32" if device == "cpu" else "bf16"
-
-
-def _prepare_surrogate(job: Job, generator: weights.LoadedGenerator) -> Location | None:
-    """Return the folder of the surrogate, trained first if it is missing; None: none is needed."""
-    section, folder = job.spec.invert, job.run.surrogate
-    assert section is not None
-    if not RECIPES[section.recipe].needs_surrogate:
-        return None
-    made_of = {
-        "seed": job.spec.seed,
-        "generator": generator.digest,
-        **section.surrogate.model_dump(),
-    }
-    if not surrogate.is_ready(folder, made_of):
-        log.info(
-            "invert: trains the surrogate of the generator, once: %d pictures, %d steps",
-            section.surrogate.pictures,
-            section.surrogate.steps,
-        )
-        _, resources = cluster.gpu_workers(1, job.spec.device)
-        task: Any = ray.remote(surrogate.prepare)  # type: ignore[arg-type]
-        made = task.options(**resources).remote(
-            folder, generator.path, made_of, device=cluster.device(job.spec.device)
-        )
-        while not ray.wait([made], timeout=SAY_EVERY_S)[0]:
-            log.info("invert: the surrogate %s", surrogate.progress(folder, made_of))
-        try:
-            ray.get(made)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
-        except ray.exceptions.RayError as error:
-            raise WorkerError(
-                f"the worker that trains the surrogate of the generator was lost ({error}); "
-                "the same command goes on from its last checkpoint"
-            ) from error
-    surrogate.discard_drafts(folder)
-    return folder
 
 
 def _generator(job: Job) -> weights.LoadedGenerator:

@@ -1,16 +1,21 @@
-"""The surrogate of a generator: made once, by one worker, kept in the run directory. No Ray."""
+"""The surrogate of a generator: one worker trains it, once, into the run directory."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
+import ray
 import torch
 
 from distfacegan import weights
 from distfacegan.core.latent_model import latent_model
 from distfacegan.core.surrogate import SurrogateTraining, draw_thumbnails, unexplained
 from distfacegan.errors import DistfaceganError
+from distfacegan.spec import SurrogateSettings
+from distfacegan.stages import cluster
+from distfacegan.stages.actors import WorkerError
+from distfacegan.stages.stage import Job
 from distfacegan.store import networks
 from distfacegan.store.location import Location, ObjectStoreError
 
@@ -18,6 +23,37 @@ log = logging.getLogger(__name__)
 
 HELD_OUT = 500  # thumbnails that are not trained on: they measure how good the surrogate is
 CHECKPOINT_EVERY = 1000  # steps
+SAY_EVERY_S = 30  # a line in the log about the training
+
+
+def train(job: Job, section: SurrogateSettings, generator: weights.LoadedGenerator) -> Location:
+    """Return the folder of a generator's surrogate, after its training where it is missing."""
+    folder = job.run.surrogate
+    made_of = {"seed": job.spec.seed, "generator": generator.digest, **section.model_dump()}
+    if not is_ready(folder, made_of):
+        log.info(
+            "invert: trains the surrogate of the generator, once: %d images, %d steps",
+            section.pictures,
+            section.steps,
+        )
+        _, resources = cluster.gpu_workers(1, job.spec.device)
+        task: Any = ray.remote(prepare)  # type: ignore[arg-type]
+        made = task.options(**resources).remote(
+            folder, generator.path, made_of, device=cluster.device(job.spec.device)
+        )
+        while not ray.wait([made], timeout=SAY_EVERY_S)[0]:
+            log.info("invert: the surrogate %s", progress(folder, made_of))
+        try:
+            ray.get(made)
+        except ray.exceptions.RayTaskError as error:
+            raise error.cause from error
+        except ray.exceptions.RayError as error:
+            raise WorkerError(
+                f"the worker that trains the surrogate of the generator was lost ({error}); "
+                "the same command goes on from its last checkpoint"
+            ) from error
+    discard_drafts(folder)
+    return folder
 
 
 def is_ready(folder: Location, made_of: dict[str, Any]) -> bool:
@@ -32,7 +68,7 @@ def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, d
     the newest checkpoint lie beside the folder until the training is finished. Damaged ones are
     made again.
     """
-    torch.set_num_threads(1)  # the order of a sum depends on it
+    torch.set_num_threads(1)  # the number of threads changes how sums are rounded
     model = latent_model(weights.load_generator(generator).to(device))
     drawn, partial = _drafts(folder)
     known = _load(drawn, made_of, "pictures")
@@ -67,8 +103,8 @@ def progress(folder: Location, made_of: dict[str, Any]) -> str:
     try:
         if _is_of(partial, made_of):
             return f"has trained {networks.read_meta(partial).get('done', 0)} steps or more"
-        return "is being trained" if _is_of(drawn, made_of) else "is given images to learn from"
-    except (OSError, ObjectStoreError, DistfaceganError):  # its worker writes it at this moment
+        return "is being trained" if _is_of(drawn, made_of) else "waits for images of the generator"
+    except (OSError, ObjectStoreError, DistfaceganError):  # the worker is writing it
         return "is being trained"
 
 
