@@ -19,6 +19,7 @@ FORBIDDEN = {
         "distfacegan.report",
         "distfacegan.settings",
         "distfacegan.spec",
+        "distfacegan.sections",
     },
     "store": {
         "ray",
@@ -27,6 +28,7 @@ FORBIDDEN = {
         "distfacegan.stages",
         "distfacegan.report",
         "distfacegan.spec",
+        "distfacegan.sections",
     },
     "sources": {
         "ray",
@@ -36,6 +38,7 @@ FORBIDDEN = {
         "distfacegan.stages",
         "distfacegan.report",
         "distfacegan.spec",
+        "distfacegan.sections",
     },
     "report": {"ray", "distfacegan.stages", "distfacegan.sources"},
     "stages": {"distfacegan.pipeline", "distfacegan.cli"},

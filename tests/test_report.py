@@ -492,7 +492,7 @@ def test_a_landmark_is_a_dot_at_its_place_in_the_face():
 
 
 def test_the_test_examples_are_rows_that_the_stage_held_out(finished):
-    from distfacegan.spec import LGen
+    from distfacegan.sections.lgen import LGen
     from distfacegan.stages.lgen import load_rows
     from distfacegan.stages.lgen_search import Rows
 

@@ -16,10 +16,11 @@ from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.search import Search
 from distfacegan.errors import CheckpointError, SourceError
+from distfacegan.sections.invert import Retry
+from distfacegan.sections.lgen import LGen
 from distfacegan.sources.celeba import CelebASource
 from distfacegan.sources.folder import FolderSource
 from distfacegan.sources.procedural import ProceduralFaces
-from distfacegan.spec import LGen, Retry
 from distfacegan.stages import invert, landmarks, lgen
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker

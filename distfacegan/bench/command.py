@@ -18,7 +18,7 @@ from distfacegan.bench import train as bench_train
 from distfacegan.core.losses import LOSSES
 from distfacegan.core.networks import base_resolution
 from distfacegan.errors import DistfaceganError
-from distfacegan.spec import SurrogateSettings
+from distfacegan.sections.invert import SurrogateSettings
 from distfacegan.store import files
 from distfacegan.store.location import locate, reach
 

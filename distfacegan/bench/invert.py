@@ -18,7 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distfacegan import spec
 from distfacegan.bench import baselines, roofline
 from distfacegan.bench.baselines import Steps
 from distfacegan.bench.curves import Curve
@@ -30,6 +29,7 @@ from distfacegan.core.objective import error_at, reconstruction_error
 from distfacegan.core.recipes import RECIPES
 from distfacegan.core.search import Search
 from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_thumbnails
+from distfacegan.sections.invert import SurrogateSettings
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ def measure(
     generator: Generator,
     faces: Tensor,
     *,
-    learns: spec.SurrogateSettings,
+    learns: SurrogateSettings,
     precision: str = "fp32",
     batch: int = 16,
     seed: int = 0,
@@ -198,7 +198,7 @@ def _summary(curves: dict[str, Curve], flops: dict[str, float], peak: float) -> 
     }
 
 
-def _train_surrogate(model: LatentModel, settings: spec.SurrogateSettings, seed: int) -> Surrogate:
+def _train_surrogate(model: LatentModel, settings: SurrogateSettings, seed: int) -> Surrogate:
     log.info("bench: trains the surrogate on %d images", settings.pictures)
     drawn = draw_thumbnails(model, seed, settings.pictures)
     training = SurrogateTraining(

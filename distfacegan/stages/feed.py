@@ -19,7 +19,7 @@ from torch import Tensor
 from distfacegan.core.order import Lane, latents_of_step, part_of_batch, rows_of_step
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.errors import RunDirectoryError
-from distfacegan.spec import Began
+from distfacegan.sections.began import Began
 from distfacegan.store import latents
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status

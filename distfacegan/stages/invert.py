@@ -22,7 +22,7 @@ from distfacegan.core.recipes import RECIPES
 from distfacegan.core.search import Search
 from distfacegan.core.surrogate import Surrogate
 from distfacegan.core.thumbnail import thumbnails
-from distfacegan.spec import Invert, Retry
+from distfacegan.sections.invert import Invert, Retry
 from distfacegan.stages import cluster, rates, sizes, surrogate
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage

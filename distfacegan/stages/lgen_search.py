@@ -18,7 +18,7 @@ from torch import Tensor
 
 from distfacegan.core import lgen
 from distfacegan.core.seeding import permutation
-from distfacegan.spec import LGen
+from distfacegan.sections.lgen import LGen
 from distfacegan.stages import cluster
 from distfacegan.stages.progress import Progress
 from distfacegan.stages.telemetry import Telemetry

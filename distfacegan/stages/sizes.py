@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from distfacegan import weights
 from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, SourceError
-from distfacegan.spec import Began
+from distfacegan.sections.began import Began
 from distfacegan.store import latents
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory

@@ -22,7 +22,7 @@ from distfacegan.core.collapse import CollapseMonitor, Plateau
 from distfacegan.core.grids import encode, tile
 from distfacegan.core.order import part_of_batch
 from distfacegan.errors import DistfaceganError
-from distfacegan.spec import Began
+from distfacegan.sections.began import Began
 from distfacegan.stages.feed import Feed, StoredFaces
 from distfacegan.stages.look import Look
 from distfacegan.store import metrics, networks
