@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from typing import Any
 
-from distfacegan.core.lgen import LandmarkGenerator
+from distfacegan.core.lgen import Evaluation, LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.surrogate import Surrogate
 from distfacegan.errors import CheckpointError, RunDirectoryError
-from distfacegan.store import networks
+from distfacegan.store import formats, networks
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 
@@ -148,6 +147,7 @@ def lgen_owner(path: Location) -> str | None:
     return invert.inputs.get("generator")
 
 
-def lgen_evaluation(path: Location) -> dict[str, Any]:
-    """Return the errors that were measured when a landmark generator was made."""
-    return networks.read_meta(path).get("evaluation", {})
+def lgen_evaluation(path: Location) -> Evaluation | None:
+    """Return the errors that were measured when a landmark generator was made, if they are kept."""
+    found = networks.read_meta(path).get("evaluation")
+    return Evaluation(**formats.known_fields(Evaluation, found)) if found else None

@@ -7,6 +7,7 @@ import torch
 from distfacegan.core.diversity import diversity, diversity_ratio
 from distfacegan.core.lgen import (
     LandmarkGenerator,
+    Variant,
     evaluate,
     landmark_loss,
     mean_shape,
@@ -51,9 +52,10 @@ def test_equation_4_is_the_mean_over_the_batch_and_the_98_numbers():
 
 def test_training_equals_adam_on_shuffled_batches_written_out():
     z, points = moving_faces(10)
-    found = train(z, points, depth=1, width=3, batch_size=4, epochs=3, learning_rate=0.01, seed=2)
+    variant = Variant(depth=1, width=3, batch=4, learning_rate=0.01)
+    found = train(z, points, variant, epochs=3, seed=2)
     seen = []
-    start = train(z, points, depth=1, width=3, epochs=0, seed=2)
+    start = train(z, points, variant, epochs=0, seed=2)
     adam = torch.optim.Adam(start.parameters(), lr=0.01)
     for epoch in range(3):
         order = permutation(2, epoch, 10).tolist()
@@ -69,8 +71,8 @@ def test_training_equals_adam_on_shuffled_batches_written_out():
 def test_a_trained_network_beats_the_mean_shape_by_far_on_rows_it_never_saw():
     z, points = moving_faces(300)
     rows, held_out = split(300, 0.2, seed=0)
-    settings = {"width": 32, "depth": 2, "learning_rate": 3e-3, "epochs": 40}
-    network = train(z[rows], points[rows], seed=0, **settings)
+    variant = Variant(width=32, depth=2, learning_rate=3e-3)
+    network = train(z[rows], points[rows], variant, epochs=40, seed=0)
     found = evaluate(network, z[held_out], points[held_out])
     baseline = score(mean_shape(points[rows]), points[held_out])
     assert found["nme"] < 0.2 * baseline["nme"]
@@ -96,9 +98,8 @@ def test_the_mean_shape_is_the_mean():
 def test_training_is_a_function_of_its_seed(activation):
     z, points = moving_faces(20)
     before = torch.get_rng_state()
-    networks = [
-        train(z, points, activation=activation, width=4, epochs=2, seed=seed) for seed in (0, 0, 1)
-    ]
+    variant = Variant(activation=activation, width=4)
+    networks = [train(z, points, variant, epochs=2, seed=seed) for seed in (0, 0, 1)]
     first, same, other = (network.state_dict() for network in networks)
     torch.testing.assert_close(first, same, rtol=0, atol=0)
     assert not torch.equal(first["output.weight"], other["output.weight"])
@@ -107,9 +108,10 @@ def test_training_is_a_function_of_its_seed(activation):
 
 def test_cosine_decay_and_weight_decay_follow_their_formulas():
     z, points = torch.ones(1, 2), torch.full((1, 49, 2), 0.5)
-    settings = {"depth": 1, "width": 3, "seed": 2, "learning_rate": 0.1, "weight_decay": 0.5}
-    start = train(z, points, epochs=0, **settings)
-    found = train(z, points, epochs=2, learning_rate_decay="cosine", **settings)
+    variant = Variant(
+        depth=1, width=3, learning_rate=0.1, learning_rate_decay="cosine", weight_decay=0.5
+    )
+    start, found = (train(z, points, variant, epochs=epochs, seed=2) for epochs in (0, 2))
     adamw = torch.optim.AdamW(start.parameters(), weight_decay=0.5)
     for rate in (0.1, 0.05):  # 0.1 * (1 + cos(0)) / 2, 0.1 * (1 + cos(pi / 2)) / 2
         adamw.param_groups[0]["lr"] = rate
@@ -130,7 +132,7 @@ def test_the_callback_sees_every_epoch_and_can_stop():
             raise StopIteration
 
     with pytest.raises(StopIteration):
-        train(z, points, width=4, epochs=5, seed=0, on_epoch=on_epoch)
+        train(z, points, Variant(width=4), epochs=5, seed=0, on_epoch=on_epoch)
     assert epochs == [1, 2, 3]
 
 

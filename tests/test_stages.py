@@ -12,7 +12,7 @@ import torch
 from distfacegan import weights
 from distfacegan.core.detectors.annotations import Annotations
 from distfacegan.core.detectors.onnx import Onnx, OnnxDetector
-from distfacegan.core.lgen import LandmarkGenerator
+from distfacegan.core.lgen import Evaluation, LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.search import Search
 from distfacegan.errors import CheckpointError, SourceError
@@ -219,10 +219,22 @@ def test_lgen_is_held_against_the_detections_that_the_spec_trusts(
     spec = load_spec(tmp_path, landmarks=section)
     rows = Rows(np.zeros((60, 6)), np.tile(upright_face(), (60, 1, 1)), LGen(), seed=0)
     network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
-    evaluation = lgen._against_detector(Job(spec), rows, network, weights.load_generator(generator))
-    assert evaluation["generated_trusted"] == trusted
+    measured = Evaluation(
+        nme=0.1,
+        nme_mean_shape=0.2,
+        nme_validation=0.1,
+        rows_train=48,
+        rows_validation=6,
+        rows_test=6,
+    )
+    found = lgen._against_detector(
+        measured, Job(spec), rows, network, weights.load_generator(generator)
+    )
+    assert (found.nme, found.generated, found.generated_trusted) == (0.1, 200, trusted)
     if trusted:  # the mean of the rows is what was "detected"
-        assert evaluation["nme_generated_mean_shape"] == pytest.approx(0, abs=1e-6)
+        assert found.nme_generated_mean_shape == pytest.approx(0, abs=1e-6)
+    else:
+        assert found.nme_generated is None
 
 
 def inverter(run, generator, name="latents.zarr", batch=5, retry=None, **search):
@@ -444,7 +456,7 @@ def test_variants_are_distinct_and_begin_with_table_one():
     search = {"depth": [2, 3], "width": [128], "activation": ["relu"], "batch": [16]}
     search |= {"learning_rate": [3e-4], "learning_rate_decay": ["constant"], "weight_decay": [0.0]}
     [table_one, other] = draw_variants(LGen(trials=5, search=search), seed=0)
-    assert (table_one["depth"], other["depth"]) == (3, 2)
+    assert (table_one.depth, other.depth) == (3, 2)
     many = draw_variants(LGen(trials=200), seed=1)
-    assert len({tuple(variant.values()) for variant in many}) == 200
+    assert len(set(many)) == 200
     assert many != draw_variants(LGen(trials=200), seed=2)

@@ -3,6 +3,7 @@
 Legend: B batch, N rows, Z latent dimension, P landmarks, in [0, 1] of the face's side.
 """
 
+import dataclasses
 import itertools
 import math
 from collections.abc import Callable
@@ -25,6 +26,58 @@ DECAYS: dict[str, Callable[[float], float]] = {  # of the share of the training 
     "constant": lambda done: 1.0,
     "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
 }
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Variant:
+    """What may differ between the trials of a search for L-Gen. The defaults are Table I's."""
+
+    depth: int = 3  # hidden layers
+    width: int = 128  # nodes of each
+    activation: str = "relu"
+    learning_rate: float = 3e-4
+    learning_rate_decay: str = "constant"  # "cosine": to zero, over the whole training
+    weight_decay: float = 0.0  # decoupled from the gradient (AdamW, arXiv:1711.05101)
+    batch: int = 16
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial(Variant):
+    """One trial of a search, as lgen/trials.json keeps it."""
+
+    nme: float  # on the validation rows
+    epochs: int
+    seconds: float
+    table_one: bool = False  # the variant is the one that the spec gives: Table I's
+
+    @property
+    def variant(self) -> Variant:
+        """What was tried."""
+        names = (field.name for field in dataclasses.fields(Variant))
+        return Variant(**{name: getattr(self, name) for name in names})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """L-Gen's errors, as lgen/evaluation.json keeps them: mean NMEs, and the numbers of rows."""
+
+    nme: float  # on the test rows, which neither training nor the choice has seen
+    nme_mean_shape: float  # there, of the training rows' mean shape
+    nme_validation: float  # of the chosen variant, on the rows that chose it
+    nme_validation_table_one: float | None = None  # of Table I's variant, there
+    rows_train: int
+    rows_validation: int
+    rows_test: int
+    # On generated faces, against the detector; None where no detector was at hand.
+    generated: int | None = None  # faces
+    generated_trusted: int | None = None  # of them, those whose detected landmarks are trusted
+    nme_generated: float | None = None
+    nme_generated_mean_shape: float | None = None
+
+    @property
+    def num_rows(self) -> int:
+        """All rows: of training, validation and test."""
+        return self.rows_train + self.rows_validation + self.rows_test
 
 
 class LandmarkGenerator(nn.Module):
@@ -66,15 +119,9 @@ def landmark_loss(output: Tensor, target: Tensor) -> Tensor:
 def train(
     z: Tensor,
     points: Tensor,
+    variant: Variant,
     *,
-    depth: int = 3,
-    width: int = 128,
-    activation: str = "relu",
-    learning_rate: float = 3e-4,
-    learning_rate_decay: str = "constant",
-    weight_decay: float = 0.0,
     betas: tuple[float, float] = (0.9, 0.999),
-    batch_size: int = 16,
     epochs: int = 1000,
     seed: int,
     device: str | torch.device = "cpu",
@@ -82,30 +129,30 @@ def train(
 ) -> LandmarkGenerator:
     """Train an L-Gen on latents f32 [N, Z] and landmarks f32 [N, P, 2].
 
-    Weights and the order of the rows are functions of the seed. `learning_rate_decay` "cosine"
-    lets the learning rate fall to zero over the training; `weight_decay` is decoupled from the
-    gradient (AdamW, arXiv:1711.05101) and 0 in the paper, which leaves Adam. `on_epoch(epoch,
-    network)` is called after each epoch, from 1; what it raises ends the training.
+    Weights and the order of the rows are functions of the seed. `on_epoch(epoch, network)` is
+    called after each epoch, from 1; what it raises ends the training.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         network = LandmarkGenerator(
             latent_dim=z.shape[1],
-            depth=depth,
-            width=width,
-            activation=activation,
+            depth=variant.depth,
+            width=variant.width,
+            activation=variant.activation,
             num_points=points.shape[1],
         ).to(device)
     z, points = z.to(device), points.to(device)  # all rows stay there: 0.7 KB each
     weights = list(network.parameters())
+    rate, size = variant.learning_rate, variant.batch
+    # AdamW without weight decay is Adam, the paper's.
     adam = torch.optim.AdamW(
-        weights, lr=learning_rate, betas=betas, weight_decay=weight_decay, fused=True
+        weights, lr=rate, betas=betas, weight_decay=variant.weight_decay, fused=True
     )
-    decay = DECAYS[learning_rate_decay]
+    decay = DECAYS[variant.learning_rate_decay]
     for epoch in range(epochs):
-        adam.param_groups[0]["lr"] = learning_rate * decay(epoch / epochs)
+        adam.param_groups[0]["lr"] = rate * decay(epoch / epochs)
         order = torch.from_numpy(permutation(seed, epoch, len(z)).copy()).to(device)
-        batches = zip(z[order].split(batch_size), points[order].split(batch_size), strict=True)
+        batches = zip(z[order].split(size), points[order].split(size), strict=True)
         for z_batch, points_batch in batches:
             loss = landmark_loss(network(z_batch), points_batch)
             for weight, gradient in zip(weights, torch.autograd.grad(loss, weights), strict=True):

@@ -16,13 +16,13 @@ import yaml
 import zarr
 
 from distfacegan import weights
-from distfacegan.core.lgen import LandmarkGenerator, split
+from distfacegan.core.lgen import Evaluation, LandmarkGenerator, Trial, split
 from distfacegan.core.networks import Generator
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
-from distfacegan.store import files, latents, metrics, shards
+from distfacegan.store import files, formats, latents, metrics, shards
 from distfacegan.store.checkpoints import Checkpoints
 from distfacegan.store.exports import Sample, recorded_format
 from distfacegan.store.location import Location, locate, numbered
@@ -223,16 +223,19 @@ class Contents:
         return weights.load_lgen(folder, latent_dim, record.inputs["generator"])
 
     @functools.cached_property
-    def evaluation(self) -> dict[str, Any]:
-        """L-Gen's errors; empty before it was trained."""
+    def evaluation(self) -> Evaluation | None:
+        """L-Gen's errors; None before it was trained."""
         path = self.run.lgen / "evaluation.json"
-        return files.read_json(path) if path.exists() else {}
+        if not path.exists():
+            return None
+        return Evaluation(**formats.known_fields(Evaluation, files.read_json(path)))
 
     @functools.cached_property
-    def trials(self) -> list[dict[str, Any]]:
-        """L-Gen's variants, the best first."""
+    def trials(self) -> list[Trial]:
+        """The trials of L-Gen's search, the best first."""
         path = self.run.lgen / "trials.json"
-        return files.read_json(path) if path.exists() else []
+        found = files.read_json(path) if path.exists() else []
+        return [Trial(**formats.known_fields(Trial, trial)) for trial in found]
 
     @functools.cached_property
     def test_rows(self) -> np.ndarray:
@@ -244,7 +247,7 @@ class Contents:
         good = np.flatnonzero(
             inverted & (latents.read(self.landmarks.group, "status") == Status.OK)
         )
-        if len(good) != sum(self.evaluation[f"rows_{k}"] for k in ("train", "validation", "test")):
+        if len(good) != self.evaluation.num_rows:
             return np.empty(0, int)  # there are more rows now than L-Gen learnt from
         settings = record.settings
         return good[split(len(good), settings["test_share"], settings["seed"])[1]]

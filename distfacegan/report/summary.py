@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from distfacegan.core.diversity import diversity
+from distfacegan.core.lgen import Evaluation
 from distfacegan.report.contents import NUM_FACES, STAGES, Contents
 from distfacegan.store import networks, shards
 
@@ -125,21 +126,9 @@ def _finite(value: float | None) -> float | None:
 
 
 def _lgen(contents: Contents) -> dict[str, Any]:
-    names: Sequence[str] = (
-        "nme",
-        "nme_mean_shape",
-        "nme_validation",
-        "nme_validation_table_one",
-        "nme_generated",
-        "nme_generated_mean_shape",
-        "generated",
-        "generated_trusted",
-        "rows_train",
-        "rows_validation",
-        "rows_test",
-    )
-    errors = {name: contents.evaluation.get(name) for name in names}
-    return {**errors, "trials": contents.trials}
+    names = [field.name for field in dataclasses.fields(Evaluation)]
+    errors = {name: getattr(contents.evaluation, name, None) for name in names}
+    return {**errors, "trials": list(map(dataclasses.asdict, contents.trials))}
 
 
 def _synthetic_count(contents: Contents) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
 from collections.abc import Collection, Iterator
@@ -15,12 +16,13 @@ from distfacegan import weights
 from distfacegan.core import lgen
 from distfacegan.core.detectors import trusted
 from distfacegan.core.landmarks import nme
+from distfacegan.core.lgen import Evaluation, Trial
 from distfacegan.core.networks import Generator
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.stages import cluster, rates, sizes
-from distfacegan.stages.lgen_search import GPU_SHARE, VARIED, Rows, Variant, choose, fit, gpu_share
+from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, draw_variants, fit, gpu_share
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.location import remove_tree
@@ -95,7 +97,7 @@ class LGenStage(Stage):
         generator = _inverted_generator(job)
         rows = ray.put(Rows(*load_rows(run, without), section, spec.seed))
         trials = choose(run, section, spec.seed, rows, device)
-        best = {name: trials[0][name] for name in VARIED}
+        best = trials[0].variant
         task: Any = ray.remote(fit)  # type: ignore[arg-type]
         task = task.options(num_cpus=1, num_gpus=gpu_share(device))
         chosen, final = ray.get(
@@ -107,17 +109,22 @@ class LGenStage(Stage):
         data = ray.get(rows)
         evaluation = _evaluate(data, chosen, trials)
         if generator is not None:
-            evaluation |= _against_detector(job, data, final, generator)
+            evaluation = _against_detector(evaluation, job, data, final, generator)
+        meta = {
+            "stage": "lgen",
+            "seed": spec.seed,
+            "variant": dataclasses.asdict(best),
+            "evaluation": dataclasses.asdict(evaluation),
+            "generator": _inverted_digest(run),
+        }
         for name, network in (("held_out", chosen), ("final", final)):
-            meta = {"stage": "lgen", "seed": spec.seed, "variant": best, "evaluation": evaluation}
-            meta["generator"] = _inverted_digest(run)
             networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
-        files.write_json(run.lgen / "trials.json", trials)
-        files.write_json(run.lgen / "evaluation.json", evaluation)
+        files.write_json(run.lgen / "trials.json", list(map(dataclasses.asdict, trials)))
+        files.write_json(run.lgen / "evaluation.json", dataclasses.asdict(evaluation))
         remove_tree(run.lgen / "tune")
         run.end(self.name, finished=True, started=started, rows=len(data.z))
-        nme, mean_shape = evaluation["nme"], evaluation["nme_mean_shape"]
-        return Outcome(f"NME {nme:.4f} on test rows, mean shape {mean_shape:.4f}")
+        said = f"NME {evaluation.nme:.4f} on test rows, mean shape {evaluation.nme_mean_shape:.4f}"
+        return Outcome(said)
 
     def plan(self, job: Job) -> Plan:
         """Return what there is to do."""
@@ -138,12 +145,10 @@ class LGenStage(Stage):
         shown = min(rows, MEASURED_ROWS)
         z = torch.zeros(shown, sizes.latent_dim(job))
         points = torch.zeros(shown, 49, 2)
-        variant = {name: getattr(section, name) for name in VARIED if name != "batch"}
+        [variant] = draw_variants(section.model_copy(update={"trials": 1}), job.spec.seed)
 
         def one_epoch() -> int:
-            lgen.train(
-                z, points, batch_size=section.batch, epochs=1, seed=0, device=device, **variant
-            )
+            lgen.train(z, points, variant, epochs=1, seed=0, device=device)
             return shown
 
         return rates.rate(one_epoch) / (rows * section.epochs)
@@ -162,20 +167,20 @@ def _shards_missing(run: RunDirectory) -> list[int]:
     return [shard.index for shard in plan if shard.index not in done]
 
 
-def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Variant]) -> dict[str, Any]:
+def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Trial]) -> Evaluation:
     """Return errors on the test rows, which neither training nor the choice has seen."""
     _, test_points = rows.tensors(rows.test)
     mean_shape = lgen.mean_shape(rows.tensors(rows.train)[1]).expand_as(test_points)
-    table_one = [trial["nme"] for trial in trials if trial["table_one"]]
-    return {
-        "nme": rows.error(chosen, rows.test),
-        "nme_mean_shape": lgen.score(mean_shape, test_points)["nme"],
-        "nme_validation": trials[0]["nme"],
-        "nme_validation_table_one": table_one[0] if table_one else None,
-        "rows_train": len(rows.train),
-        "rows_validation": len(rows.validation),
-        "rows_test": len(rows.test),
-    }
+    table_one = [trial.nme for trial in trials if trial.table_one]
+    return Evaluation(
+        nme=rows.error(chosen, rows.test),
+        nme_mean_shape=lgen.score(mean_shape, test_points)["nme"],
+        nme_validation=trials[0].nme,
+        nme_validation_table_one=table_one[0] if table_one else None,
+        rows_train=len(rows.train),
+        rows_validation=len(rows.validation),
+        rows_test=len(rows.test),
+    )
 
 
 def _inverted_digest(run: RunDirectory) -> str:
@@ -206,9 +211,9 @@ def _inverted_generator(job: Job) -> Generator | None:
 
 
 def _against_detector(
-    job: Job, rows: Rows, final: lgen.LandmarkGenerator, generator: Generator
-) -> dict[str, Any]:
-    """Hold L-Gen and the mean shape against the detector, run on generated faces."""
+    found: Evaluation, job: Job, rows: Rows, final: lgen.LandmarkGenerator, generator: Generator
+) -> Evaluation:
+    """Add the errors of L-Gen and of the mean shape against the detector, on generated faces."""
     spec, section = job.spec, job.spec.landmarks
     assert section is not None
     drawn = uniform_latents(
@@ -219,12 +224,15 @@ def _against_detector(
         faces, points = to_faces(generator(z)), final(z).numpy()
     detected, score = section.detector.make().detect(faces)
     good = trusted(detected, score, section.least_score)
-    evaluation: dict[str, Any] = {"generated": NUM_GENERATED, "generated_trusted": int(good.sum())}
-    if good.any():
-        mean_shape = rows.points.mean(axis=0, keepdims=True)
-        evaluation["nme_generated"] = float(nme(points[good], detected[good]).mean())
-        evaluation["nme_generated_mean_shape"] = float(nme(mean_shape, detected[good]).mean())
-    return evaluation
+    found = dataclasses.replace(found, generated=NUM_GENERATED, generated_trusted=int(good.sum()))
+    if not good.any():
+        return found
+    mean_shape = rows.points.mean(axis=0, keepdims=True)
+    return dataclasses.replace(
+        found,
+        nme_generated=float(nme(points[good], detected[good]).mean()),
+        nme_generated_mean_shape=float(nme(mean_shape, detected[good]).mean()),
+    )
 
 
 STAGE = LGenStage()

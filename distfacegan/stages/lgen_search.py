@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import logging
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +19,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from torch import Tensor
 
 from distfacegan.core import lgen
+from distfacegan.core.lgen import Trial, Variant
 from distfacegan.core.seeding import permutation
 from distfacegan.sections.lgen import LGen
 from distfacegan.stages import cluster
@@ -29,16 +32,7 @@ log = logging.getLogger(__name__)
 
 REPORTS = 20  # of a trial's error, over its epochs
 GPU_SHARE = 0.25  # of a GPU for one trial: the networks are small
-VARIED = (  # of L-Gen, and so "the variant"
-    "depth",
-    "width",
-    "activation",
-    "learning_rate",
-    "learning_rate_decay",
-    "weight_decay",
-    "batch",
-)
-Variant = dict[str, Any]
+VARIED = [field.name for field in dataclasses.fields(Variant)]
 
 
 class Rows:
@@ -62,8 +56,8 @@ class Rows:
 
 def choose(
     run: RunDirectory, section: LGen, seed: int, rows: ray.ObjectRef, device: str
-) -> list[Variant]:
-    """Try the variants; return them with their validation errors, the best first.
+) -> list[Trial]:
+    """Try the variants; return the trials, the best first.
 
     Table I's network is the first trial. An interrupted search goes on where it stopped.
     """
@@ -83,7 +77,9 @@ def choose(
             mode="min",
             num_samples=len(variants),
             reuse_actors=True,  # a trial takes less time than an actor needs to start
-            search_alg=BasicVariantGenerator(points_to_evaluate=variants),
+            search_alg=BasicVariantGenerator(
+                points_to_evaluate=list(map(dataclasses.asdict, variants))
+            ),
             scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
         ),
         run_config=tune.RunConfig(
@@ -96,13 +92,13 @@ def choose(
     )
     results = list(cluster.off_main_thread(tuner.fit))  # type: ignore[call-overload]
     trials = [
-        {
+        Trial(
             **result.config,
-            "nme": result.metrics["nme"],
-            "epochs": result.metrics["epochs"],
-            "seconds": round(result.metrics["time_total_s"], 3),
-            "table_one": result.config == variants[0],
-        }
+            nme=result.metrics["nme"],
+            epochs=result.metrics["epochs"],
+            seconds=round(result.metrics["time_total_s"], 3),
+            table_one=result.config == dataclasses.asdict(variants[0]),
+        )
         for result in results
         if result.error is None
         and result.config
@@ -111,7 +107,7 @@ def choose(
     ]
     if not trials:
         raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
-    return sorted(trials, key=lambda trial: trial["nme"])
+    return sorted(trials, key=lambda trial: trial.nme)
 
 
 def _keep_credentials_out_of_logs() -> None:
@@ -129,7 +125,7 @@ def draw_variants(section: LGen, seed: int) -> list[Variant]:
 
     Fewer than `trials` where the space holds no more.
     """
-    table_one = {name: getattr(section, name) for name in VARIED}
+    table_one = Variant(**{name: getattr(section, name) for name in VARIED})
     choices = [getattr(section.search, name) for name in VARIED]
     order = permutation(seed, 0, math.prod(map(len, choices))).tolist()
     drawn = (_variant(choices, index) for index in order)
@@ -140,10 +136,8 @@ def draw_variants(section: LGen, seed: int) -> list[Variant]:
 def _variant(choices: list[list[Any]], index: int) -> Variant:
     """Return one point of the search space by its number."""
     positions = np.unravel_index(index, [len(values) for values in choices])
-    return {
-        name: values[position]
-        for name, values, position in zip(VARIED, choices, positions, strict=True)
-    }
+    chosen = (values[position] for values, position in zip(choices, positions, strict=True))
+    return Variant(**dict(zip(VARIED, chosen, strict=True)))
 
 
 def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
@@ -219,8 +213,10 @@ class _Show(tune.Callback):
         self._ended = state["ended"]
 
 
-def _trial(variant: Variant, *, rows: ray.ObjectRef, epochs: int, seed: int, device: str) -> None:
-    """Train one variant and report its validation error now and then."""
+def _trial(
+    config: dict[str, Any], *, rows: ray.ObjectRef, epochs: int, seed: int, device: str
+) -> None:
+    """Train the variant of Ray Tune's `config` and report its validation error now and then."""
     data = ray.get(rows) if isinstance(rows, ray.ObjectRef) else rows
     every = max(1, epochs // REPORTS)
 
@@ -228,7 +224,7 @@ def _trial(variant: Variant, *, rows: ray.ObjectRef, epochs: int, seed: int, dev
         if epoch % every == 0 or epoch == epochs:
             tune.report({"nme": data.error(network, data.validation), "epochs": epoch})
 
-    _train(variant, epochs, seed, data, data.train, device, on_epoch=report)
+    _train(Variant(**config), epochs, seed, data, data.train, device, on_epoch=report)
 
 
 def fit(
@@ -246,21 +242,12 @@ def _train(
     rows: Rows,
     which: np.ndarray,
     device: str,
-    **options: Any,
+    on_epoch: Callable[[int, lgen.LandmarkGenerator], None] | None = None,
 ) -> lgen.LandmarkGenerator:
     torch.set_num_threads(1)
-    variant = dict(variant)
-    batch = variant.pop("batch")
     z, points = rows.tensors(which)
     return lgen.train(
-        z,
-        points,
-        batch_size=batch,
-        epochs=epochs,
-        seed=seed,
-        device=device,
-        **variant,
-        **options,
+        z, points, variant, epochs=epochs, seed=seed, device=device, on_epoch=on_epoch
     )
 
 

@@ -12,7 +12,7 @@ from distfacegan import weights
 from distfacegan.core.latent_model import latent_model
 from distfacegan.core.surrogate import SurrogateTraining, draw_thumbnails, unexplained
 from distfacegan.errors import DistfaceganError
-from distfacegan.spec import SurrogateSettings
+from distfacegan.sections.invert import SurrogateSettings
 from distfacegan.stages import cluster
 from distfacegan.stages.actors import WorkerError
 from distfacegan.stages.stage import Job

@@ -130,8 +130,8 @@ class SynthesizeStage(Stage):
             "latent_dim": generator.network.latent_dim,
             "seed": job.spec.seed,
             **self.inputs(job),
-            "nme": errors.get("nme", "not measured"),
-            "nme_mean_shape": errors.get("nme_mean_shape", "not measured"),
+            "nme": errors.nme if errors else "not measured",
+            "nme_mean_shape": errors.nme_mean_shape if errors else "not measured",
         }
         dataset.write_manifest(run.synthetic, manifest, section.format)
         worker = functools.partial(
