@@ -240,7 +240,7 @@ def test_a_training_that_recovers_after_going_back_comes_to_its_end(faces, tmp_p
 
     monkeypatch.setattr(training, "_look_at_faces", look)
     training.run()
-    assert [r["to"] for r in training._checkpoints.rollbacks()] == [10]
+    assert [r.to for r in training._checkpoints.rollbacks()] == [10]
     lines = metrics.read(run.metrics)
     assert [line["step"] for line in lines] == [5, 10, 15, 20]
     rates = [line["learning_rate"] / section.learning_rate for line in lines]
@@ -276,7 +276,7 @@ def test_losses_that_are_not_numbers_are_gone_back_behind_too(faces, tmp_path, m
     monkeypatch.setattr(training.trainer, "step", poisoned)
     training.run()
     rollbacks = training._checkpoints.rollbacks()
-    assert [(r["step"], r["reason"]) for r in rollbacks] == [(15, "m_global is nan")]
+    assert [(r.step, r.reason) for r in rollbacks] == [(15, "m_global is nan")]
     assert np.isfinite(metrics.read(run.metrics)[-1]["m_global"])
 
 

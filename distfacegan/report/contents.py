@@ -23,7 +23,7 @@ from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
 from distfacegan.store import files, formats, latents, metrics, shards
-from distfacegan.store.checkpoints import Checkpoints
+from distfacegan.store.checkpoints import Checkpoints, Rollback
 from distfacegan.store.exports import Sample, recorded_format
 from distfacegan.store.location import Location, locate, numbered
 from distfacegan.store.run_directory import STAGES as ALL_STAGES
@@ -177,7 +177,7 @@ class Contents:
         return next(lines, {})
 
     @functools.cached_property
-    def rollbacks(self) -> list[dict[str, Any]]:
+    def rollbacks(self) -> list[Rollback]:
         """The times that training went back to a checkpoint, oldest first."""
         return Checkpoints(self.run).rollbacks()
 

@@ -117,7 +117,7 @@ def _began(contents: Contents) -> dict[str, Any]:
         "steps": last.get("step"),
         **{name: last.get(name) for name in names},
         **{name: _finite(contents.watched.get(name)) for name in watched},
-        "rollbacks": contents.rollbacks,
+        "rollbacks": list(map(dataclasses.asdict, contents.rollbacks)),
     }
 
 

@@ -1,8 +1,8 @@
 """A training's checkpoints, and how far it went back: began/checkpoints, began/rollbacks.json.
 
-rollbacks.json is written before anything is deleted. A checkpoint says in its meta.json how many
-rollbacks there were before it; one that a later rollback went back behind is of no history that
-goes on, and is as good as deleted.
+A rollback returns to an earlier checkpoint and abandons the later ones. It is written to
+rollbacks.json before anything is deleted. The meta.json of a checkpoint says how many rollbacks there
+were before it, so a checkpoint that a later rollback abandoned is known, and ignored.
 """
 
 from __future__ import annotations
@@ -11,12 +11,22 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from distfacegan.store import files, metrics, networks
+from distfacegan.store import files, formats, metrics, networks
 from distfacegan.store.location import Location, numbered
 from distfacegan.store.networks import State
 from distfacegan.store.run_directory import RunDirectory
 
 KEEP = 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Rollback:
+    """One return of a training to an earlier checkpoint."""
+
+    step: int  # at which it was decided
+    to: int  # the step of the checkpoint
+    reason: str
+    learning_rate_scale: float  # from there on
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,9 +46,10 @@ class Checkpoints:
         self._folder, self._samples = run.began / "checkpoints", run.began / "samples"
         self._rollbacks, self._metrics = run.began / "rollbacks.json", run.metrics
 
-    def rollbacks(self) -> list[dict[str, Any]]:
-        """Return step, to, reason and learning_rate_scale of every rollback, oldest first."""
-        return files.read_json(self._rollbacks) if self._rollbacks.exists() else []
+    def rollbacks(self) -> list[Rollback]:
+        """Return every rollback, oldest first."""
+        found = files.read_json(self._rollbacks) if self._rollbacks.exists() else []
+        return [Rollback(**formats.known_fields(Rollback, each)) for each in found]
 
     def kept(self) -> list[Location]:
         """Return the checkpoints to go on from, oldest first; each is named by its step."""
@@ -47,7 +58,7 @@ class Checkpoints:
             path
             for path in networks.checkpoints(self._folder)
             if all(
-                int(path.name) <= rollback["to"]
+                int(path.name) <= rollback.to
                 for rollback in rollbacks[networks.read_meta(path)["rollbacks"] :]
             )
         ]
@@ -66,7 +77,7 @@ class Checkpoints:
         meta = networks.read_meta(kept[-1]) if kept else {}
         rollbacks = self.rollbacks()
         later = rollbacks[meta.get("rollbacks", 0) :]
-        scale = later[-1]["learning_rate_scale"] if later else None
+        scale = later[-1].learning_rate_scale if later else None
         return Point(kept[-1] if kept else None, meta, len(rollbacks), scale)
 
     def write(self, step: int, states: Mapping[str, State], meta: Mapping[str, Any]) -> None:
@@ -85,7 +96,7 @@ class Checkpoints:
         if not kept:
             return None
         to = max(kept, key=lambda path: networks.read_meta(path).get("diversity_ratio", 0.0))
-        rollback = {"step": step, "to": int(to.name), "reason": reason}
-        rollback["learning_rate_scale"] = learning_rate_scale
-        files.write_json(self._rollbacks, [*self.rollbacks(), rollback])
+        rollback = Rollback(step, int(to.name), reason, learning_rate_scale)
+        every = [*self.rollbacks(), rollback]
+        files.write_json(self._rollbacks, list(map(dataclasses.asdict, every)))
         return self.resume()
