@@ -20,19 +20,21 @@ class Watch(Section):
     """What is looked at on a fixed set of z while BEGAN trains, and what a collapse leads to."""
 
     every: PositiveInt = 1000
-    """Steps from one look, and one picture of samples, to the next; checkpoints look as well."""
+    """Steps between looks. A look writes a grid of samples and measures them. Every checkpoint
+    has a look as well."""
     min_diversity: Annotated[float, Field(ge=0, lt=1)] = 0.1
-    """A collapse: generated faces differ less than this share of what real ones do, once they had
-    more or `grace` steps are over; or k at 0 or 1 for `patience` looks; or losses that are NaN."""
+    """Least diversity of generated faces, relative to real ones. Less is a collapse, once the faces
+    were more diverse or `grace` steps are over. So are k at 0 or 1 for `patience` looks in a row,
+    and losses that are NaN."""
     grace: PositiveInt | None = None
-    """Steps in which faces may be alike; default: a fifth of the steps."""
+    """First steps, in which faces may be alike; default: a fifth of the steps."""
     patience: PositiveInt = 10
-    """Looks in a row that find k at 0, or at 1, until that is a collapse."""
+    """Looks in a row with k at 0, or at 1, that are a collapse."""
     on_collapse: Literal["stop", "rollback", "warn"] = "stop"
-    """stop: the stage fails. rollback: on from the most varied checkpoint kept, at half the
-    learning rate. warn: a line in the log."""
+    """stop: the stage fails. rollback: training goes back to the most diverse checkpoint and halves
+    the learning rate. warn: a line in the log."""
     max_rollbacks: PositiveInt = 3
-    """After so many the next collapse stops the stage."""
+    """After so many rollbacks the next collapse stops the stage."""
 
 
 class Began(Section):
@@ -85,10 +87,12 @@ class Began(Section):
     workers: PositiveInt = 1
     """Data-parallel workers; `batch` is split among them."""
     min_workers: PositiveInt | None = None
-    """Train on as few as these where `workers` are not to be had; default: wait for all."""
+    """Least number of workers to train with while the cluster has no room for `workers`; default:
+    wait for all."""
     whole_gb: PositiveFloat = 16.0
-    """Faces up to this size are shuffled as a whole and kept in the memory of every worker, its
-    GPU's if they leave half of it free; more are read shard by shard, from 16 shards at a time."""
+    """If all faces together have at most this size, every worker keeps them all in memory and
+    shuffles them as a whole. It keeps them on its GPU if half of that stays free. Larger sets are
+    read shard by shard, from 16 shards at a time."""
     watch: Watch = Watch()
 
     @model_validator(mode="after")

@@ -1,7 +1,8 @@
 """The Ray actors of a stage: as many as are wanted, and the dead replaced.
 
-An actor first waits for a place in the cluster (it is then the demand that an autoscaling cluster
-sees), then constructs its worker, then stands and is given shards. Ray restarts nothing.
+An actor first waits for a place in the cluster; an autoscaling cluster grows because of those that
+wait. Then it constructs its worker. Then it is ready and is given shards. Ray restarts nothing: an
+actor that dies is replaced here.
 """
 
 from __future__ import annotations
@@ -23,9 +24,11 @@ from distfacegan.store.shards import Shard, ShardStats
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # at a shard; of workers that start, while none stands
-NODE_LOSS = 1 / 8  # of an attempt: it is nobody's fault, but nothing may be tried for ever
-START_AGAIN_S = 30.0  # after a failed start, while others stand: perhaps one GPU is bad
+MAX_ATTEMPTS = 3  # at a shard, and at starting a first worker
+# The loss of a node counts as an eighth of an attempt: the shard is not to blame, but it must not be
+# tried for ever.
+NODE_LOSS = 1 / 8
+START_AGAIN_S = 30.0  # from a failed start to the next, while other workers are ready
 
 
 class WorkerError(DistfaceganError, RuntimeError):
@@ -62,9 +65,9 @@ class Actor:
 
     handle: Any
     node: str | None = None  # None while it waits for a place in the cluster
-    stands: bool = False
+    ready: bool = False  # its worker is constructed
     shards: set[int] = dataclasses.field(default_factory=set)
-    alone: bool = False  # its shard has failed before: nothing beside it
+    alone: bool = False  # its shard failed before, so it is given no other beside it
 
 
 class Actors:
@@ -99,7 +102,7 @@ class Actors:
     @property
     def num_starting(self) -> int:
         """How many actors construct their worker at this moment."""
-        return sum(not actor.stands and actor.node is not None for actor in self._actors)
+        return sum(not actor.ready and actor.node is not None for actor in self._actors)
 
     def keep(self, wanted: int) -> None:
         """Hold the number of actors at `wanted`; only pending ones are withdrawn."""
@@ -119,7 +122,7 @@ class Actors:
 
     def can_take(self, actor: Actor) -> bool:
         """Tell whether an actor can take a shard, or one more."""
-        return actor.stands and not actor.alone and len(actor.shards) < self._slots
+        return actor.ready and not actor.alone and len(actor.shards) < self._slots
 
     def give(self, actor: Actor, shard: Shard, *, alone: bool) -> None:
         """Give a shard to an actor, with nothing beside it if it is to be alone."""
@@ -151,17 +154,17 @@ class Actors:
             actor.node = result
             self._call(actor, "prepare", self._worker)
         elif method == "prepare":
-            actor.stands, self._failed_starts = True, 0.0
+            actor.ready, self._failed_starts = True, 0.0
         else:
             actor.shards.discard(index)
             actor.alone = False
             return [(index, result)]
         return []
 
-    def withhold(self) -> None:
-        """Start no more actors, and withdraw those that do not stand."""
+    def start_no_more(self) -> None:
+        """Start no more actors, and remove those that are not ready."""
         self._wanted = 0
-        for actor in [actor for actor in self._actors if not actor.stands]:
+        for actor in [actor for actor in self._actors if not actor.ready]:
             self._remove(actor)
 
     def close(self) -> None:
@@ -183,7 +186,7 @@ class Actors:
 
     def _lost(self, actor: Actor, error: RayError) -> list[tuple[int, ShardStats | Exception]]:
         cause: Exception = NodeLostError(str(error)) if _is_node_lost(actor, error) else error
-        if not actor.stands:
+        if not actor.ready:
             self._start_failed(actor, cause)
             return []
         self._remove(actor)
@@ -195,7 +198,7 @@ class Actors:
         self._remove(actor)
         node_lost = isinstance(cause, NodeLostError)
         log.warning("%s could not start: %s", self._name, cause)
-        if any(other.stands for other in self._actors):  # that node's fault, not the settings'
+        if any(other.ready for other in self._actors):  # that node's fault, not the settings'
             self._start_again = 0.0 if node_lost else time.monotonic() + START_AGAIN_S
         elif isinstance(cause, DistfaceganError) and not node_lost:
             raise cause

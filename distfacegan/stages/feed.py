@@ -111,12 +111,16 @@ class Feed:
         return self._to_fetch(faces), self._to_fetch(torch.from_numpy(z))
 
     def _to_fetch(self, tensor: Tensor) -> Tensor:
-        """Return what the device can fetch without anybody waiting."""
+        """Return the tensor in pinned memory if the device is a GPU, whose copy is then async."""
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
 
 class _Stream:
-    """Faces of the lanes that a rank's places of the batch belong to."""
+    """The faces of one rank, read shard by shard.
+
+    A batch is divided among lanes, and each lane reads shards of its own. This holds the lanes that
+    give the rank's places of the batch.
+    """
 
     def __init__(self, faces: StoredFaces, batch: int, seed: int, mine: slice) -> None:
         self._stored, self._mine = faces, mine

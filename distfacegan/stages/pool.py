@@ -1,9 +1,10 @@
 """The driver loop of every stage that works shard by shard.
 
-One actor per worker, and one shard in flight per actor, or two: it then reads one while it computes
-the other. The driver owns the retries, so that an attempt is counted where it failed. A shard that
-keeps failing is set aside and named, and the rest is finished. When nothing waits any more, an idle
-actor takes over what another is slow at: shards are written whole, whoever is first.
+There is one actor per worker. An actor is given one shard at a time, or two: it then reads one
+while it computes the other. The driver counts the attempts at a shard and gives it out again. A
+shard that keeps failing is set aside and named, and the rest is finished. When no shard waits, an
+idle actor does a shard at which another actor is slow. That is safe: a shard is written whole, and
+only the first of the two marks it as done.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ from distfacegan.store.shards import Shard, ShardStats
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 15.0  # for the shards in flight when the job is interrupted
-LOOK_EVERY_S = 2.0  # at how large the cluster is
+GRACE_S = 15.0  # that the shards in flight have to end when the job is interrupted
+LOOK_EVERY_S = 2.0  # between looks at the size of the cluster
 TICK_S = 0.25
-TAKE_OVER_S = 1.0  # a shard is in flight before a second actor is given it, at least
-SAY_FIRST_S, SAY_EVERY_S = 10.0, 60.0  # what is waited for
+TAKE_OVER_S = 1.0  # the least time in flight after which a second actor is given a shard
+SAY_FIRST_S, SAY_EVERY_S = 10.0, 60.0  # until the log says what is waited for, and says it again
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,23 +52,22 @@ def run_shards(
     """Run ``worker().run(shard)`` for every shard in actors, and return the failures.
 
     `resources` is what one actor takes (num_cpus, num_gpus). There are `num_workers` actors, some
-    of which may wait for a place in the cluster; with None as many as the cluster has room for, at
-    any time. An actor is given up to `in_flight` shards at once, and its worker's `run` is called
-    from as many threads; a shard that has failed before has its actor to itself, so that what kills
-    actors is found out. A worker whose constructor raises a DistfaceganError stops everything with
-    it while no other stands: it is the setting that is bad, not a node. `on_done` is told of every
-    shard, `on_failed` of every attempt that failed, `on_size` now and then how many workers there
-    are.
+    of which may wait for a place in the cluster. None means as many as the cluster has room for;
+    the number then follows the cluster. An actor is given up to `in_flight` shards at once, and its
+    worker's `run` is called from as many threads. A shard that failed before runs alone, so that a
+    crash can be blamed on it. `on_done` is called for every shard, `on_failed` for every attempt
+    that failed, and `on_size` from time to time with the number of workers.
 
-    Interrupted, it gives no more shards, waits up to GRACE_S for those in flight, and raises the
-    KeyboardInterrupt.
+    Raises the DistfaceganError of a worker's constructor while no worker has started: the setting
+    is bad then, and not a node. After a KeyboardInterrupt no shard is given out; it is raised again
+    when the shards in flight have ended, or after GRACE_S.
     """
     if not todo:
         return []
     shards, actors = _Shards(todo), Actors(worker, resources, in_flight)
     look_at, say_at = 0.0, time.monotonic() + SAY_FIRST_S
 
-    def take_down() -> None:
+    def record_ended() -> None:
         for index, outcome in actors.wait(TICK_S):
             if isinstance(outcome, Exception):
                 on_failed(outcome)
@@ -86,10 +86,10 @@ def run_shards(
                     _say_what_is_waited_for(actors, resources)
                     shards.say_what_is_slow()
             _give(shards, actors)
-            take_down()
+            record_ended()
     except KeyboardInterrupt:
-        actors.withhold()
-        _drain(shards, take_down)
+        actors.start_no_more()
+        _drain(shards, record_ended)
         raise
     finally:
         actors.close()
@@ -97,10 +97,10 @@ def run_shards(
 
 
 def _give(shards: _Shards, actors: Actors) -> None:
-    """Give every free actor what there is for it."""
+    """Give every free actor a shard, while there is one for it."""
     starting = actors.num_starting
     free = collections.deque(actors.free())
-    while free:  # the idle first: where they get nothing, nobody does
+    while free:  # the idle ones first: if they get nothing, nobody does
         actor = free.popleft()
         shard = shards.next(idle=not actor.shards, num_starting=starting)
         if shard is None:
@@ -110,8 +110,8 @@ def _give(shards: _Shards, actors: Actors) -> None:
             free.append(actor)
 
 
-def _drain(shards: _Shards, take_down: Callable[[], None]) -> None:
-    """Let the shards in flight end, for a while."""
+def _drain(shards: _Shards, record_ended: Callable[[], None]) -> None:
+    """Wait until the shards in flight have ended, for GRACE_S at most."""
     log.warning(
         "interrupted: the %d shards in flight have %.0f s to end; again, to stop at once",
         shards.num_in_flight,
@@ -119,7 +119,7 @@ def _drain(shards: _Shards, take_down: Callable[[], None]) -> None:
     )
     until = time.monotonic() + GRACE_S
     while shards.num_in_flight and time.monotonic() < until:
-        take_down()
+        record_ended()
 
 
 def _say_what_is_waited_for(actors: Actors, resources: Mapping[str, float]) -> None:
@@ -134,10 +134,10 @@ def _say_what_is_waited_for(actors: Actors, resources: Mapping[str, float]) -> N
 
 @dataclasses.dataclass
 class _Flight:
-    """A shard that one actor is at, or two."""
+    """A shard that one or two actors work at."""
 
     shard: Shard
-    behind: bool  # given to an actor that was at another
+    behind: bool  # its actor still worked at another shard when it was given
     started: float
     actors: int = 1
 
@@ -147,7 +147,7 @@ class _Shards:
 
     def __init__(self, todo: Sequence[Shard]) -> None:
         self._waiting = collections.deque(todo)
-        self._failed: collections.deque[Shard] = collections.deque()  # and wait for an idle actor
+        self._failed: collections.deque[Shard] = collections.deque()  # each waits for an idle actor
         self._flights: dict[int, _Flight] = {}
         self._attempts: collections.defaultdict[int, float] = collections.defaultdict(float)
         self._took_s: collections.deque[float] = collections.deque(maxlen=101)
@@ -212,7 +212,7 @@ class _Shards:
                 log.warning("%s has been worked at for %.0f s", flight.shard, now - flight.started)
 
     def end(self, index: int, outcome: ShardStats | Exception) -> ShardStats | None:
-        """Take down how one actor ended a shard; return its record if it is done by that."""
+        """Record how one actor ended a shard; return the shard's record if it is done now."""
         flight = self._flights.get(index)
         if flight is None:
             return None  # another actor was first

@@ -32,7 +32,7 @@ def finish_shards(
 
     `worker` constructs the worker of an actor, which is given up to `in_flight` shards at once,
     from as many threads. `upstream` gives the done shards of the stages that this one reads. A
-    shard that one of them lacks is left for the next run, which will have tried it again.
+    shard that one of them lacks is left for the next run.
     """
     started = time.time()
     num_rows = sum(map(len, plan))

@@ -1,8 +1,8 @@
 """A training's checkpoints, and how far it went back: began/checkpoints, began/rollbacks.json.
 
 A rollback returns to an earlier checkpoint and abandons the later ones. It is written to
-rollbacks.json before anything is deleted. The meta.json of a checkpoint says how many rollbacks there
-were before it, so a checkpoint that a later rollback abandoned is known, and ignored.
+rollbacks.json before anything is deleted. The meta.json of a checkpoint says how many rollbacks
+there were before it: a checkpoint that a later rollback abandoned is known by that, and ignored.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """One job at a time on a run directory in an object store: a lease that its holder keeps renewing.
 
-The lease is one object. It is created only where there is none, and replaced only by who has seen
-its last version (conditional writes). Who finds it unchanged for EXPIRES_S, by their own clock, may
-take it over: no two machines' clocks are compared.
+The lease is one object. A job creates it only where there is none, and replaces it only if it has
+seen its last version (conditional writes). A job that finds the lease unchanged for EXPIRES_S may
+take it over. It measures that time by its own clock: the clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class _Lease:
 
     def _renewed(self) -> Any:
         """Renew the lease and return its version; None if it is another's now."""
-        # The lease is another's, or a renewal of ours whose answer was lost.
+        # A refusal means one of two things: another job took the lease, or this job renewed it
+        # before and the answer was lost on the way. The content of the lease tells which.
         with contextlib.suppress(PreconditionError):
             return self._write(self._version)
         try:

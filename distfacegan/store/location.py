@@ -52,8 +52,8 @@ class LocationError(DistfaceganError, ValueError):
 class ObjectPath:
     """A path in an object store, with pathlib's methods.
 
-    Each is one request of obstore's: it is done wholly or not at all, and what cannot be asked is
-    an ObjectStoreError, never an absence.
+    Each method is one request, done wholly or not at all. A request that fails raises an
+    ObjectStoreError: a store that does not answer is never taken for an absent object.
     """
 
     bucket: str  # with its scheme: s3://faces
