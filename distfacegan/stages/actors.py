@@ -25,8 +25,8 @@ from distfacegan.store.shards import Shard, ShardStats
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # at a shard, and at starting a first worker
-# The loss of a node counts as an eighth of an attempt: the shard is not to blame, but it must not be
-# tried for ever.
+# The loss of a node counts as an eighth of an attempt: the shard is not to blame, but it must not
+# be tried for ever.
 NODE_LOSS = 1 / 8
 START_AGAIN_S = 30.0  # from a failed start to the next, while other workers are ready
 
@@ -194,7 +194,7 @@ class Actors:
         return [(index, cause) for index in actor.shards]
 
     def _start_failed(self, actor: Actor, cause: Exception) -> None:
-        """Remove an actor that will not stand; raise where that is the fault of the settings."""
+        """Remove an actor whose start failed; raise where that is the fault of the settings."""
         self._remove(actor)
         node_lost = isinstance(cause, NodeLostError)
         log.warning("%s could not start: %s", self._name, cause)
