@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from distfacegan import cli, spec
+from distfacegan import cli
 from distfacegan.bench import command, figure, invert, losses, roofline, storage, subjects, train
 from distfacegan.bench.curves import Curve
 from distfacegan.bench.plain_began import PlainBegan, PlainGenerator
@@ -19,6 +19,7 @@ from distfacegan.core.began import BeganTrainer
 from distfacegan.core.latent_model import latent_model
 from distfacegan.core.networks import Generator
 from distfacegan.errors import DistfaceganError
+from distfacegan.sections.invert import SurrogateSettings
 from distfacegan.store import networks
 
 
@@ -87,7 +88,7 @@ def test_every_way_is_measured(monkeypatch, tmp_path, precision):
     shorten(monkeypatch)
     torch.manual_seed(0)
     generator = Generator(resolution=16, latent_dim=5, width=4, levels=2)
-    settings = spec.SurrogateSettings(pictures=1000, steps=20, width=16)
+    settings = SurrogateSettings(pictures=1000, steps=20, width=16)
     faces = torch.rand(3, 3, 16, 16) * 2 - 1
     result = invert.measure(generator, faces, learns=settings, batch=2, precision=precision)
     assert len(result["ways"]) == 9
@@ -130,7 +131,7 @@ def test_a_comparison_is_printed_and_written(monkeypatch, capsys, tmp_path):
     (tmp_path / "generator" / "generator.safetensors").rename(path)
     shorten(monkeypatch)
     monkeypatch.setattr(
-        command, "SurrogateSettings", lambda **_: spec.SurrogateSettings(pictures=1000, steps=5)
+        command, "SurrogateSettings", lambda **_: SurrogateSettings(pictures=1000, steps=5)
     )
     options = ["--generator", str(path), "--faces", "2", "--json", str(tmp_path / "a.json")]
     assert cli.main(["bench", "invert", *options]) == 0
