@@ -1,15 +1,19 @@
 # make quickstart: environment, install, then every stage on built-in faces.
 # make test:       environment, install, then the tests (what .ci/run calls).
+# make lanes:      the same, those with Ray and those without side by side.
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test check
+.PHONY: quickstart test lanes check
 
 quickstart: .venv
 	$(BIN)/distfacegan run jobs/quickstart.yaml
 
 test: check
+	$(BIN)/pytest -q
+
+lanes: check
 	$(BIN)/python -m tests.lanes
 
 check: .venv
