@@ -170,9 +170,10 @@ def test_another_generator_is_refused_though_the_stage_is_finished(copy, tmp_pat
     torch.manual_seed(1)
     network = Generator(resolution=16, latent_dim=8, width=8, levels=2)
     networks.save(tmp_path / "other", {"generator": network.state_dict()}, {})
-    invert = SMALL_JOB["invert"] | {"generator": str(tmp_path / "other")}
+    other = {"generator": str(tmp_path / "other")}
+    invert, synthesize = (SMALL_JOB[stage] | other for stage in ("invert", "synthesize"))
     with pytest.raises(RunDirectoryError, match="stage invert differs"):
-        pipeline.run(load_spec(tmp_path, invert=invert))
+        pipeline.run(load_spec(tmp_path, invert=invert, synthesize=synthesize))
 
 
 def test_a_shard_whose_marker_was_lost_is_done_again(finished, copy, tmp_path):
@@ -237,9 +238,10 @@ def test_the_surrogate_is_made_once_and_kept(finished, tmp_path, caplog):
 
 def test_a_generator_of_another_architecture_stops_before_anything_is_touched(finished, tmp_path):
     discriminator = next(finished.began.glob("checkpoints/*/discriminator.safetensors"))
-    invert = SMALL_JOB["invert"] | {"generator": str(discriminator)}
+    other = {"generator": str(discriminator)}
+    invert, synthesize = (SMALL_JOB[stage] | other for stage in ("invert", "synthesize"))
     with pytest.raises(CheckpointError, match="not a generator's weights"):
-        pipeline.run(load_spec(tmp_path, invert=invert))
+        pipeline.run(load_spec(tmp_path, invert=invert, synthesize=synthesize))
     assert not (tmp_path / "run" / "latents.zarr").exists()
 
 
