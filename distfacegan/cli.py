@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distfacegan import __version__
+from distfacegan.bench.options import add_benches
 from distfacegan.errors import DistfaceganError, RunDirectoryError
 from distfacegan.store.location import ObjectStoreError, brief, locate, reach
 from distfacegan.store.run_directory import STAGES, RunDirectory
@@ -92,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.set_defaults(command=command)
 
     bench = commands.add_parser("bench", help="measure what the documentation quotes")
-    _add_benches(bench)
+    add_benches(bench, _bench)
     return parser
 
 
@@ -131,68 +132,6 @@ def _add_cluster_commands(commands: Any) -> None:
             metavar="http://HEAD:8265",
             help="of the cluster's dashboard (default: RAY_API_SERVER_ADDRESS)",
         )
-
-
-def _add_benches(bench: argparse.ArgumentParser) -> None:
-    benches = bench.add_subparsers(required=True, metavar="WHAT")
-    text = "invert the same faces in every way, interleaved, and compare steps, losses and times"
-    invert = benches.add_parser("invert", help=text, description=text)
-    add = invert.add_argument
-    add("--generator", type=Path, help="weights of G (default: a small one, trained first)")
-    add("--photos", type=Path, help="a folder of photos (default: procedural)")
-    add("--faces", type=_positive, default=32, help="how many faces (32)")
-    add("--batch", type=_positive, default=16, help="faces inverted together (16)")
-    add("--precision", choices=("fp32", "bf16"), default="fp32", help="in which G computes (fp32)")
-    add("--json", type=Path, metavar="FILE", help="write all figures")
-    add("--figure", type=Path, metavar="FILE", help="draw the curves (.png, .svg)")
-    invert.set_defaults(command=_bench, what="invert")
-
-    text = "train BEGAN in plain PyTorch and in ours, interleaved, and compare times"
-    train = benches.add_parser("train", help=text, description=text)
-    add = train.add_argument
-    config = "default: that of configs/began-quick.yaml, on a GPU of began-128.yaml"
-    add("--resolution", type=_positive, help=f"of the faces ({config})")
-    for name in ("width", "levels"):
-        add(f"--{name}", type=_positive, help=f"of the networks ({config})")
-    add("--batch", type=_positive, help=f"faces of a step ({config})")
-    add("--loss", help=f"BEGAN's reconstruction loss ({config})")
-    add("--json", type=Path, metavar="FILE", help="write all figures")
-    add(
-        "--curves",
-        action="store_true",
-        help="compare losses too, of 3 seeds (8 minutes on two cores)",
-    )
-    add("--figure", type=Path, metavar="FILE", help="draw them (.png, .svg); implies --curves")
-    train.set_defaults(command=_bench, what="train")
-
-    text = "invert a store of faces in a job of its own, and compare its rate with the bare core's"
-    stage = benches.add_parser("stage", help=text, description=text)
-    stage.add_argument("--rows", type=_positive, default=20_000, help="how many faces (20000)")
-    stage.add_argument("--workers", type=_positive, default=1, help="Ray workers (1)")
-    stage.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    stage.set_defaults(command=_bench, what="stage")
-
-    text = (
-        "write and read shards of faces below a folder or a URL, and say how many MB/s go through"
-    )
-    store = benches.add_parser("store", help=text, description=text)
-    store.add_argument("location", metavar="LOCATION", help="a folder, or s3://bucket/folder")
-    store.add_argument("--shards", type=_positive, default=8, help="of 25 MB (8)")
-    store.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    store.set_defaults(command=_bench, what="store")
-
-    text = "measure the driver loop, with workers that compute nothing"
-    pool = benches.add_parser("pool", help=text, description=text)
-    pool.add_argument("--shards", type=_positive, default=10_000, help="of no time (10000)")
-    pool.add_argument("--workers", type=_positive, default=16, help="Ray workers (16)")
-    pool.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
-    pool.set_defaults(command=_bench, what="pool")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a positive whole number")
-    return int(text)
 
 
 def _add_spec(parser: argparse.ArgumentParser, several: bool = False) -> None:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from typing import IO
 
 LANES = {"Ray": "ray and not chaos", "all others": "not ray and not chaos"}
 NO_TESTS = 5  # pytest's exit code for a lane in which there is nothing to do
@@ -39,7 +40,7 @@ def main() -> int:
     return int(any(process.returncode not in (0, NO_TESTS) for process in lanes.values()))
 
 
-def _show(lane, output, seconds) -> None:
+def _show(lane: str, output: IO[str], seconds: float) -> None:
     output.seek(0)
     print(f"---- {lane}, after {seconds:.0f} s\n{output.read()}", flush=True)
 

@@ -377,6 +377,15 @@ def test_the_generator_comes_from_a_folder_or_a_file(generator):
     assert weights.digest(generator, "generator") == weights.digest(file, "generator")
 
 
+class DependsOnTheBatch(torch.nn.Module):
+    """A generator whose faces, and so the samples, show how many latents it was given at once."""
+
+    latent_dim = 6
+
+    def forward(self, z):
+        return torch.full((len(z), 3, 16, 16), len(z) / 300) + z.mean(1)[:, None, None, None]
+
+
 def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp_path):
     network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
     meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}, "evaluation": {}}
@@ -386,6 +395,7 @@ def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp
         worker = SynthesizeWorker(
             tmp_path, tmp_path / "markers", generator, tmp_path / "l", seed=4, export=WebDataset()
         )
+        worker._generator = DependsOnTheBatch()
         plan = shards.split(220, shard_rows)
         found.append([sample for shard in plan for sample in worker._samples(shard)])
     for samples in zip(*found, strict=True):

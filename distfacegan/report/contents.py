@@ -6,14 +6,12 @@ r is the side of a generated face, R that of a stored one, Z the latent dimensio
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-import zarr
 
 from distfacegan import weights
 from distfacegan.core.lgen import Evaluation, LandmarkGenerator, Trial, split
@@ -22,6 +20,7 @@ from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
+from distfacegan.report.tables import Table, open_table
 from distfacegan.store import files, formats, latents, metrics, shards
 from distfacegan.store.checkpoints import Checkpoints, Rollback
 from distfacegan.store.exports import Sample, recorded_format
@@ -33,66 +32,7 @@ from distfacegan.store.shards import Status
 STAGES = ALL_STAGES[:-1]  # those whose work is shown
 NUM_FACES = 256  # generated and real ones, for the diversity
 NUM_LOOKED_AMONG = 4096  # real faces, for the one nearest to a generated one
-SAMPLED_SHARDS = 8  # rows to show are drawn from as many
 BATCH = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """A group of arrays, and the shards of it that are done."""
-
-    group: zarr.Group
-    done: set[int]
-
-    @property
-    def num_rows(self) -> int:
-        """All rows of the group, done or not."""
-        return latents.num_rows(self.group)
-
-    def row_shape(self, array: str) -> tuple[int, ...]:
-        """Return the shape of one row of an array."""
-        found = self.group[array]
-        assert isinstance(found, zarr.Array)
-        return found.shape[1:]
-
-    def sample(self, count: int) -> np.ndarray:
-        """Return at most `count` rows with status ok: at random, always the same, sorted."""
-        good = self._good_rows(SAMPLED_SHARDS)
-        return choose(np.concatenate(good) if good else np.empty(0, int), count)
-
-    def stretches(self, count: int) -> np.ndarray:
-        """Return at most `count` rows with status ok, sorted: stretches, which are read fast."""
-        shard_rows = latents.shard_rows(self.group)
-        good = self._good_rows(max(SAMPLED_SHARDS, -(-count // shard_rows)))
-        each = -(-count // max(len(good), 1))
-        return np.sort(np.concatenate([rows[:each] for rows in good] or [np.empty(0, int)]))[:count]
-
-    def _good_rows(self, num_shards: int) -> list[np.ndarray]:
-        """Return the rows with status ok of so many shards that are done, at random."""
-        done = [shard for shard in latents.plan(self.group) if shard.index in self.done]
-        order = np.random.default_rng(0).permutation(len(done))[:num_shards]
-        return [
-            done[i].rows[latents.read(self.group, "status", done[i]) == Status.OK] for i in order
-        ]
-
-    def read(self, array: str, rows: np.ndarray) -> np.ndarray:
-        """Return some rows of an array, in the order given; each chunk is read once."""
-        found = self.group[array]
-        assert isinstance(found, zarr.Array)
-        length = found.chunks[0]
-        values = np.empty((len(rows), *found.shape[1:]), found.dtype)
-        for chunk in np.unique(rows // length):
-            here = rows // length == chunk
-            start = int(chunk) * length
-            block = latents.read(self.group, array, slice(start, start + length))
-            values[here] = block[rows[here] - start]
-        return values
-
-
-def choose(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Return at most `count` of the rows: at random, always the same, sorted."""
-    random = np.random.default_rng(seed)
-    return np.sort(random.choice(rows, size=min(count, len(rows)), replace=False))
 
 
 class Contents:
@@ -124,17 +64,17 @@ class Contents:
             run.record("ingest") is None or run.identity("ingest") != record.inputs["photos"]
         ):
             return None  # gone, or no longer what was inverted
-        return _table(run, "ingest", "photos")
+        return open_table(run, "ingest", "photos")
 
     @functools.cached_property
     def landmarks(self) -> Table | None:
         """The detected landmarks."""
-        return _table(self.run, "landmarks", "landmarks")
+        return open_table(self.run, "landmarks", "landmarks")
 
     @functools.cached_property
     def latents(self) -> Table | None:
         """The inversions."""
-        return _table(self.run, "invert", "latents")
+        return open_table(self.run, "invert", "latents")
 
     @functools.cached_property
     def losses(self) -> np.ndarray:
@@ -310,12 +250,3 @@ class Contents:
             raise RunDirectoryError(
                 f"{error}; `distfacegan verify` names every damaged shard"
             ) from None
-
-
-def _table(run: RunDirectory, stage: str, name: str) -> Table | None:
-    if not (run.latents / name / "zarr.json").exists():
-        return None
-    group = latents.open_group(run.latents, name)
-    if "shard_rows" not in group.attrs:
-        return None  # interrupted while it was being made
-    return Table(group, shards.done(run.markers(stage)))

@@ -11,8 +11,9 @@ import torch
 from distfacegan.core.grids import tile
 from distfacegan.core.landmarks import nme
 from distfacegan.report import mirror, watching
-from distfacegan.report.contents import Contents, Table, choose
+from distfacegan.report.contents import Contents
 from distfacegan.report.pictures import MAX_SIDE, Picture, picture, shrink, webp
+from distfacegan.report.tables import Table, choose
 
 GRID_FACES = 64
 NUM_LABELLED = 12  # faces of a figure that shows landmarks

@@ -13,7 +13,8 @@ from distfacegan.core.latent_model import latent_model
 from distfacegan.core.pixels import to_images
 from distfacegan.core.recipes import RECIPES
 from distfacegan.core.search import Search
-from distfacegan.report.contents import Contents, Table
+from distfacegan.report.contents import Contents
+from distfacegan.report.tables import Table
 from distfacegan.store import files
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.stages import cluster, rates, sizes
-from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, draw_variants, fit, gpu_share
+from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit, gpu_share, own_variant
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.location import remove_tree
@@ -137,7 +137,7 @@ class LGenStage(Stage):
         return Plan(work, section.trials, steps * STEP_S * GPU_SHARE)
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Time some epochs of Table I's network on points of nothing."""
+        """Time epochs of the section's own variant, on latents and points of zeros."""
         section, rows = job.spec.lgen, job.photos.count
         assert section is not None
         if rows is None:
@@ -145,10 +145,9 @@ class LGenStage(Stage):
         shown = min(rows, MEASURED_ROWS)
         z = torch.zeros(shown, sizes.latent_dim(job))
         points = torch.zeros(shown, 49, 2)
-        [variant] = draw_variants(section.model_copy(update={"trials": 1}), job.spec.seed)
 
         def one_epoch() -> int:
-            lgen.train(z, points, variant, epochs=1, seed=0, device=device)
+            lgen.train(z, points, own_variant(section), epochs=1, seed=0, device=device)
             return shown
 
         return rates.rate(one_epoch) / (rows * section.epochs)

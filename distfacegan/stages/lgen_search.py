@@ -120,17 +120,22 @@ def _keep_credentials_out_of_logs() -> None:
     names.difference_update({name for name in names if name.startswith("AWS_")})
 
 
+def own_variant(section: LGen) -> Variant:
+    """Return the variant that the section gives: Table I's, where it says nothing."""
+    return Variant(**{name: getattr(section, name) for name in VARIED})
+
+
 def draw_variants(section: LGen, seed: int) -> list[Variant]:
     """Return the variants to try: Table I's, then distinct ones at random from the search space.
 
     Fewer than `trials` where the space holds no more.
     """
-    table_one = Variant(**{name: getattr(section, name) for name in VARIED})
+    own = own_variant(section)
     choices = [getattr(section.search, name) for name in VARIED]
     order = permutation(seed, 0, math.prod(map(len, choices))).tolist()
     drawn = (_variant(choices, index) for index in order)
-    others = (variant for variant in drawn if variant != table_one)
-    return [table_one, *itertools.islice(others, section.trials - 1)]
+    others = (variant for variant in drawn if variant != own)
+    return [own, *itertools.islice(others, section.trials - 1)]
 
 
 def _variant(choices: list[list[Any]], index: int) -> Variant:

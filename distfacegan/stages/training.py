@@ -25,6 +25,7 @@ from distfacegan.errors import DistfaceganError
 from distfacegan.sections.began import Began
 from distfacegan.stages.feed import Feed, StoredFaces
 from distfacegan.stages.look import Look
+from distfacegan.stages.sizes import began_shape
 from distfacegan.store import metrics, networks
 from distfacegan.store.checkpoints import Checkpoints, Point
 from distfacegan.store.run_directory import RunDirectory
@@ -42,11 +43,7 @@ class TrainingDivergedError(DistfaceganError, ArithmeticError):
 def make_trainer(section: Began, *, seed: int, device: str | torch.device) -> BeganTrainer:
     """Return what a section trains, at its first step."""
     return BeganTrainer(
-        resolution=section.resolution,
-        latent_dim=section.latent_dim,
-        width=section.width,
-        levels=section.levels,
-        skip_connections=section.skip_connections,
+        **began_shape(section),
         latent_constraint=section.latent_constraint,
         ema=section.ema,
         loss=section.loss,

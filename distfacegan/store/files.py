@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,18 @@ def digest(data: bytes | memoryview) -> str:
 def file_digest(path: Location) -> str:
     """Return `digest` of a file's bytes."""
     return digest(path.read_bytes())
+
+
+def damaged(folder: Location, digests: Mapping[str, str]) -> list[str]:
+    """Return one line for every file, by name in `folder`, that is missing or fails its digest."""
+    lines = []
+    for name, expected in digests.items():
+        path = folder / name
+        if not path.exists():
+            lines.append(f"{path}: missing")
+        elif file_digest(path) != expected:
+            lines.append(f"{path}: its content has changed")
+    return lines
 
 
 def _umask() -> int:

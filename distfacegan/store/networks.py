@@ -113,11 +113,4 @@ def prune(folder: Location, keep: int) -> None:
 
 def damaged(folder: Location) -> list[str]:
     """Return one line for every file of a checkpoint that is missing or fails its digest."""
-    lines = []
-    for name, expected in read_meta(folder)["digests"].items():
-        path = folder / name
-        if not path.exists():
-            lines.append(f"{path}: missing")
-        elif files.file_digest(path) != expected:
-            lines.append(f"{path}: its content has changed")
-    return lines
+    return files.damaged(folder, read_meta(folder)["digests"])

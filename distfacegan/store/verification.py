@@ -87,14 +87,7 @@ def check_shard_files(
     """Check the files in `folder` that the marker of each shard names."""
 
     def damage_of(shard: Shard, marker: ShardStats) -> list[str]:
-        damage = []
-        for name, expected in marker.digests.items():
-            path = folder / name
-            if not path.exists():
-                damage.append(f"{path} is missing")
-            elif files.file_digest(path) != expected:
-                damage.append(f"{path} is not what was written")
-        return damage
+        return files.damaged(folder, marker.digests)
 
     yield from _check_shards(run, stage, plan, damage_of)
 
