@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from distfacegan.store import location
 from distfacegan.store.run_directory import RunDirectory
+from tests.ray_head import RayHead, ray_head
 
 # Ray otherwise turns token authentication on for later clusters of the same user (Ray 2.60).
 os.environ.setdefault("RAY_AUTH_MODE", "disabled")
@@ -22,23 +22,38 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
-def ray_cluster() -> Iterator[None]:
-    """Ray on two cores, for the whole session."""
-    import ray
+def s3() -> Iterator[dict[str, str]]:
+    """The environment that reaches an S3 server with an empty bucket; it is this process's too."""
+    from tests.s3 import serve
 
-    folder = tempfile.mkdtemp(prefix="dfg", dir="/tmp")  # short: sockets have 107 characters
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
-    yield
-    ray.shutdown()
-    shutil.rmtree(folder, ignore_errors=True)
+    with serve() as environment, pytest.MonkeyPatch.context() as patch:
+        for name, value in environment.items():
+            patch.setenv(name, value)
+        location._bucket.cache_clear()
+        yield environment
 
 
 @pytest.fixture(scope="session")
-def ray_address(ray_cluster: None) -> str:
-    """The address of the session's cluster: for RAY_ADDRESS of other processes, which join it."""
-    import ray
+def head(s3: dict[str, str]) -> Iterator[RayHead]:
+    """A Ray head with two cores, whose workers reach the S3 server."""
+    with ray_head() as head:
+        yield head
 
-    return ray.get_runtime_context().gcs_address
+
+@pytest.fixture(scope="session")
+def ray_cluster(head: RayHead) -> Iterator[None]:
+    """This process is a driver on the head: a stage of a job runs there."""
+    import ray
+    from ray._private.authentication_test_utils import reset_auth_token_state
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in head.access.items():
+            patch.setenv(name, value)
+        reset_auth_token_state()  # Ray has read the environment when it was imported
+        ray.init(head.address, log_to_driver=False)
+        yield
+        ray.shutdown()
+    reset_auth_token_state()
 
 
 @pytest.fixture(scope="session")

@@ -21,22 +21,23 @@ SMALL_JOB = {
         "source": {"kind": "procedural", "count": 100},
         "resolution": 32,
         "shard_rows": 10,
+        "workers": 1,  # a process each, which imports PyTorch and Ray
     },
-    "landmarks": {"detector": "annotations"},
+    "landmarks": {"detector": "annotations", "workers": 1},
     "began": {
         "resolution": 16,
         "latent_dim": 8,
         "width": 8,
         "levels": 2,
-        "steps": 400,
-        "checkpoint_every": 100,
-        "metrics_every": 50,
+        "steps": 200,
+        "checkpoint_every": 50,
+        "metrics_every": 25,
         "workers": 2,
         "watch": {"on_collapse": "warn"},  # so few steps do not make varied faces
     },
-    "invert": {"recipe": "bfgs", "steps": 20, "batch": 4},
+    "invert": {"recipe": "bfgs", "steps": 20, "batch": 4, "workers": 1},
     "lgen": {"epochs": 3, "trials": 2, "early_stopping": False},
-    "synthesize": {"count": 1000, "shard_rows": 50},
+    "synthesize": {"count": 200, "shard_rows": 20, "workers": 1},
     "report": {},
 }
 

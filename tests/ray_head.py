@@ -31,11 +31,19 @@ class RayHead:
     folder: Path  # of the head and its sessions; deleted at the end
     pid: int  # of `ray start`: SIGTERM ends the head and all that it started
 
+    @property
+    def access(self) -> dict[str, str]:
+        """The variables that open it."""
+        return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(self.token)}
+
     def environment(self, **changes: str) -> dict[str, str]:
         """Return an environment whose processes are let in, and know no other cluster."""
-        return client_environment(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(self.token)) | (
-            changes
-        )
+        return client_environment(**self.access) | changes
+
+    @property
+    def of_driver(self) -> dict[str, str]:
+        """The environment of a job that joins the cluster."""
+        return self.environment(RAY_ADDRESS=self.address)
 
 
 def client_environment(**changes: str) -> dict[str, str]:
@@ -55,6 +63,7 @@ def ray_head(*, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[RayHead]:
     environment = client_environment(
         RAY_AUTH_MODE="token",
         RAY_AUTH_TOKEN_PATH=str(token),
+        RAY_metrics_report_interval_ms="1000",
         PATH=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]),
     )
     environment.pop("PYTHONPATH", None)  # what nodes run is installed, or was sent to them

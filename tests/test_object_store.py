@@ -1,41 +1,25 @@
 """Run directories in an object store, over a real connection to a local S3 server."""
 
 import json
-import os
 import pickle
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from distfacegan import pipeline
 from distfacegan.cli import main
 from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import latents, lease, location, metrics, networks, shards
 from distfacegan.store.location import locate, object_store
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
-from tests.jobs import SMALL_JOB, assert_equal_runs, findings, load_spec, write_spec
+from tests.jobs import assert_equal_runs, findings, write_spec
 from tests.ports import free_port
-from tests.s3 import Faults, serve
+from tests.s3 import Faults
 
 pytestmark = pytest.mark.timeout(120)
-
-
-@pytest.fixture(scope="module")
-def s3():
-    with serve() as environment, pytest.MonkeyPatch.context() as patch:
-        for name, value in environment.items():
-            patch.setenv(name, value)
-        location._bucket.cache_clear()
-        yield environment
 
 
 @pytest.fixture
@@ -282,49 +266,24 @@ def test_an_outage_in_the_middle_of_verify_deletes_nothing(faulty, run, monkeypa
     assert main(["verify", str(run.root)]) == 0
 
 
-FEW_STEPS = {
-    "ingest": {"source": {"kind": "procedural", "count": 60}, "resolution": 32, "shard_rows": 10},
-    "began": SMALL_JOB["began"] | {"steps": 60, "checkpoint_every": 20, "workers": 1},
-    "synthesize": {"count": 100, "shard_rows": 50},
-}
-
-
-def distfacegan(*arguments, environment):
-    """Run a command in a process of its own, with a Ray of its own; return what it printed."""
-    folder = tempfile.mkdtemp(prefix="dfg", dir="/tmp")  # short: sockets have 107 characters
-    own = {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}
-    try:
-        ended = subprocess.run(
-            [sys.executable, "-m", "distfacegan", *map(str, arguments)],
-            env=os.environ | environment | own,
-            capture_output=True,
-            text=True,
-            timeout=280,
-        )
-        logs = [path.read_text(errors="replace") for path in Path(folder).rglob("*.[lo][ou][gt]")]
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    assert ended.returncode == 0, ended.stderr
-    return "\n".join([ended.stdout, ended.stderr, *logs])
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.timeout(600)
-def test_a_whole_job_in_a_store_equals_one_in_a_folder(s3, ray_cluster, tmp_path):
+def test_a_whole_job_in_a_store_equals_one_in_a_folder(
+    s3, head, finished, tmp_path, capsys, caplog
+):
     url = "s3://faces/whole"
-    spec = write_spec(tmp_path / "remote", run=url, **FEW_STEPS)
-    printed = distfacegan("run", spec, environment=s3)
-    assert f"report: {url}/report/index.html" in printed
-    assert "lgen: NME" in printed
-    assert s3["AWS_SECRET_ACCESS_KEY"] not in printed
-
-    local = load_spec(tmp_path / "local", **FEW_STEPS)
-    assert pipeline.run(local) == 0
-    assert_equal_runs(RunDirectory(locate(url)), RunDirectory(local.run))
+    with caplog.at_level("INFO", "distfacegan"):
+        assert main(["run", str(write_spec(tmp_path, run=url))]) == 0
+    assert f"report: {url}/report/index.html" in capsys.readouterr().out
+    assert "lgen: NME" in caplog.text
+    logs = [path.read_text(errors="replace") for path in head.folder.rglob("*.[lo][ou][gt]")]
+    assert any("session_" in text for text in logs)
+    assert not any(s3["AWS_SECRET_ACCESS_KEY"] in text for text in [caplog.text, *logs])
 
     run = RunDirectory(locate(url))
+    assert_equal_runs(run, finished)
     assert (run.report / "index.html").read_bytes().startswith(b"<!doctype html>")
     assert main(["status", url]) == main(["verify", url]) == main(["report", url]) == 0
     assert list((run.began / "ray").iterdir() if (run.began / "ray").exists() else []) == []
-    assert not (tmp_path / "remote" / "run").exists()
+    assert not (tmp_path / "run").exists()

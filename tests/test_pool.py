@@ -3,18 +3,15 @@
 import functools
 import json
 import os
-import re
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 
 import pytest
 
 from distfacegan.bench import pool as bench
 from distfacegan.errors import CheckpointError
-from distfacegan.stages import pool
+from distfacegan.stages import actors, pool
 from distfacegan.stages.actors import MAX_ATTEMPTS, NODE_LOSS, NodeLostError, WorkerError
 from distfacegan.stages.pool import _Shards, run_shards
 from distfacegan.store import shards
@@ -25,8 +22,8 @@ from tests.fakes import (
     FaultyWorker,
     MeetingWorker,
     OneAtATimeWorker,
+    WaitsForAnotherWorker,
 )
-from tests.jobs import write_spec
 
 pytestmark = pytest.mark.ray
 
@@ -213,8 +210,41 @@ def test_nothing_to_do_starts_no_worker(ray_cluster):
     )
 
 
+def test_places_that_the_cluster_gets_later_are_used(ray_cluster, tmp_path, monkeypatch):
+    """The first worker stands when there is a place for a second, and waits for it."""
+
+    def here():
+        return len(list(tmp_path.glob("here-*")))
+
+    monkeypatch.setattr(pool.cluster, "room", lambda resources: 1 + min(here(), 1))
+    monkeypatch.setattr(pool, "LOOK_EVERY_S", 0.1)
+    set_aside = run_shards(
+        functools.partial(WaitsForAnotherWorker, folder=tmp_path),
+        shards.split(4, 1),
+        num_workers=None,
+        resources={"num_cpus": 1},
+        on_done=lambda stats: None,
+    )
+    assert set_aside == []
+    assert here() == 2
+
+
+def test_a_worker_that_is_lost_with_its_node_costs_no_attempt(ray_cluster, tmp_path, monkeypatch):
+    monkeypatch.setattr(pool, "MAX_ATTEMPTS", 1)
+    faults = {3: ("die", 2)}
+    with monkeypatch.context() as patch:
+        patch.setattr(actors.ray, "nodes", list)  # none is alive
+        set_aside, attempts = run(tmp_path / "lost", faults)
+    assert set_aside == []
+    assert attempts[3] == 3
+    set_aside, attempts = run(tmp_path / "killed", faults)
+    assert [failure.shard.index for failure in set_aside] == [3]
+    assert attempts[3] == 1
+
+
+@pytest.mark.chaos
 @pytest.mark.slow
-@pytest.mark.parametrize("going", [pytest.param("graceful", marks=pytest.mark.chaos), "killed"])
+@pytest.mark.parametrize("going", ["graceful", "killed"])
 def test_nodes_that_join_are_used_and_the_loss_of_one_is_no_attempt(tmp_path, going):
     """In a process of its own, in which one attempt is all that a shard has."""
     environment = os.environ | {
@@ -240,44 +270,6 @@ def test_nodes_that_join_are_used_and_the_loss_of_one_is_no_attempt(tmp_path, go
     assert report["done_when_node_went"] < 150
     assert report["set_aside"] == []
     assert report["done"] == list(range(150))
-
-
-@pytest.mark.slow
-def test_sigterm_ends_a_job_in_order_and_the_next_run_finishes_it(tmp_path):
-    """In a process of its own, with a Ray of its own."""
-    ingest = {
-        "source": {"kind": "procedural", "count": 600},
-        "resolution": 32,
-        "shard_rows": 10,
-        "workers": 2,
-    }
-    others = dict.fromkeys(("landmarks", "began", "invert", "lgen", "synthesize", "report"))
-    command = [
-        sys.executable,
-        "-m",
-        "distfacegan",
-        "run",
-        write_spec(tmp_path, ingest=ingest, **others),
-    ]
-    markers = tmp_path / "run" / "shards" / "ingest"
-    with tempfile.TemporaryDirectory(prefix="dfg", dir="/tmp", ignore_cleanup_errors=True) as short:
-        environment = os.environ | {"RAY_AUTH_MODE": "disabled", "RAY_TMPDIR": short}
-        environment.pop("RAY_ADDRESS", None)
-        options = {"env": environment, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, **options) as process:
-            while not list(markers.glob("*.json")):
-                assert process.poll() is None, process.stderr.read()
-                time.sleep(0.05)
-            process.send_signal(signal.SIGTERM)
-            _, log = process.communicate(timeout=60)
-        assert process.returncode == 130, log
-        assert re.search("interrupted: the [0-2] shards in flight have 15 s to end", log)
-        before = {path: path.stat().st_mtime_ns for path in markers.iterdir()}
-        assert 2 <= len(before) < 60
-        subprocess.run(command, check=True, timeout=200, **options)
-    after = {path: path.stat().st_mtime_ns for path in markers.iterdir()}
-    assert len(after) == 60
-    assert before.items() <= after.items()
 
 
 def test_one_bad_node_does_not_stop_the_others(ray_cluster, tmp_path):

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,7 +21,8 @@ from distfacegan.cli import main
 from distfacegan.stages import submission
 from distfacegan.store.run_directory import RunDirectory
 from tests.jobs import findings, write_spec
-from tests.ray_head import RayHead, client_environment, ray_head
+from tests.ray_head import RayHead
+from tests.warm import WarmProcess, distfacegan
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(600)
@@ -40,31 +40,17 @@ def write_ingest(folder: Path, count: int = 20, **changes: object) -> Path:
 # ---- On a real head ----
 
 
-@pytest.fixture(scope="module")
-def head() -> Iterator[RayHead]:
-    with ray_head() as head:
-        yield head
-
-
-def start(
-    head: RayHead, *arguments: object, folder: Path = ROOT, **variables: str
-) -> subprocess.Popen:
-    """Start the command line in `folder`, whose distfacegan it then is."""
-    return subprocess.Popen(
-        [sys.executable, "-m", "distfacegan", *map(str, arguments), "--address", head.dashboard],
-        cwd=folder,
-        env=head.environment(**variables),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
+def start(head: RayHead, *words: object, **variables: str) -> WarmProcess:
+    """Start a command of the command line."""
+    return distfacegan(
+        *words, "--address", head.dashboard, environment=head.environment(**variables)
     )
 
 
-def command(head: RayHead, *arguments: object, **where: object) -> tuple[int, str]:
-    """Run the command line to its end; return its exit code and all that it said."""
-    with start(head, *arguments, **where) as process:
-        output = process.communicate(timeout=240)[0]
-    return process.returncode, output
+def command(head: RayHead, *words: object, **variables: str) -> tuple[int, str]:
+    """Run a command to its end; return its exit code and all that it said."""
+    with start(head, *words, **variables) as process:
+        return process.wait(), process.output
 
 
 def submitted(output: str) -> str:
@@ -75,17 +61,17 @@ def submitted(output: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def finished(head, tmp_path_factory) -> tuple[Path, int, str]:
+def whole(head, tmp_path_factory) -> tuple[Path, int, str]:
     """A job that was followed to its end: its run directory, exit code and output."""
-    folder = tmp_path_factory.mktemp("finished")
+    folder = tmp_path_factory.mktemp("whole")
     name = "faces; touch pwned; $(touch pwned) 'x"
     spec = write_ingest(folder, run=name, report={}, name="whole")
     return folder / name, *command(head, "submit", spec)
 
 
 @pytest.mark.ray
-def test_submit_follows_a_job_to_its_end(head, finished):
-    run, code, output = finished
+def test_submit_follows_a_job_to_its_end(head, whole):
+    run, code, output = whole
     assert code == 0, output
     job = submitted(output)
     assert re.fullmatch(r"whole-\d{8}-\d{6}-[0-9a-f]{4}", job)
@@ -96,8 +82,8 @@ def test_submit_follows_a_job_to_its_end(head, finished):
 
 
 @pytest.mark.ray
-def test_a_job_is_listed_and_its_log_kept(head, finished):
-    run, _, output = finished
+def test_a_job_is_listed_and_its_log_kept(head, whole):
+    run, _, output = whole
     job = submitted(output)
     code, table = command(head, "jobs")
     assert code == 0
@@ -110,8 +96,8 @@ def test_a_job_is_listed_and_its_log_kept(head, finished):
 
 
 @pytest.mark.ray
-def test_shards_that_are_left_are_the_exit_code_of_submit(head, finished):
-    run = finished[0]
+def test_shards_that_are_left_are_the_exit_code_of_submit(head, whole):
+    run = whole[0]
     (run / "shards" / "ingest" / "00001.json").unlink()
     chunk = run / "latents.zarr/photos/image/c/1/0/0/0"
     chunk.unlink()
@@ -130,8 +116,24 @@ def test_the_code_that_runs_is_the_code_that_submitted(head, tmp_path):
         file.write("\nprint('this is', __file__)\n")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "holiday.jpg").touch()
-    code, output = command(head, "submit", write_ingest(tmp_path), folder=package.parent)
-    assert code == 2, output  # what the job itself ended with
+    ended = subprocess.run(  # in a process that imports that package
+        [
+            sys.executable,
+            "-m",
+            "distfacegan",
+            "submit",
+            write_ingest(tmp_path),
+            "--address",
+            head.dashboard,
+        ],
+        cwd=package.parent,
+        env=head.environment(),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    output = ended.stdout + ended.stderr
+    assert ended.returncode == 2, output  # what the job itself ended with
     assert "a folder with other things in it" in output
     here, there = re.findall(r"^this is (.*)$", output, re.M)
     assert Path(here).parent == package
@@ -141,18 +143,14 @@ def test_the_code_that_runs_is_the_code_that_submitted(head, tmp_path):
 @pytest.mark.ray
 def test_ctrl_c_leaves_a_job_to_itself(head, tmp_path):
     with start(head, "submit", write_ingest(tmp_path, count=60)) as process:
-        said = ""
-        while "Running entrypoint" not in said:
-            said += process.stdout.readline()
-            assert process.poll() is None, said
+        process.until(lambda: "Running entrypoint" in process.output)
         process.send_signal(signal.SIGINT)
-        rest = process.communicate(timeout=30)[0]
+        assert process.wait(30) == 130
+        said = process.output
     job = submitted(said)
-    assert process.returncode == 130
-    assert f"detached; {job} goes on" in rest
-    assert f"distfacegan logs --follow {job} --address {head.dashboard}" in rest
-    assert f"distfacegan cancel {job} --address {head.dashboard}" in rest
-    assert not RunDirectory(tmp_path / "run").finished("ingest")
+    assert f"detached; {job} goes on" in said
+    assert f"distfacegan logs --follow {job} --address {head.dashboard}" in said
+    assert f"distfacegan cancel {job} --address {head.dashboard}" in said
     assert command(head, "logs", "--follow", job)[0] == 0
     assert RunDirectory(tmp_path / "run").finished("ingest")
 
@@ -214,20 +212,13 @@ def test_an_unknown_job_is_named(head, arguments):
 # ---- Before anything is sent ----
 
 
-def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path):
-    spec = write_ingest(tmp_path)
+def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    spec = str(write_ingest(tmp_path))
     began = time.monotonic()
-    process = subprocess.run(
-        [sys.executable, "-m", "distfacegan", "submit", spec, "--address", "http://127.0.0.1:9"],
-        cwd=ROOT,
-        env=client_environment(RAY_AUTH_MODE="disabled"),
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert process.returncode == 2
-    assert "no Ray cluster answers at http://127.0.0.1:9" in process.stderr
-    assert time.monotonic() - began < 30  # torch is imported in it
+    assert main(["submit", spec, "--address", "http://127.0.0.1:9"]) == 2
+    assert "no Ray cluster answers at http://127.0.0.1:9" in capsys.readouterr().err
+    assert time.monotonic() - began < 30
 
 
 @pytest.mark.parametrize(

@@ -21,6 +21,7 @@ from distfacegan.store import files
 from distfacegan.store.run_directory import RunDirectory
 
 DIES_AT = 37
+STANDS_STILL_AT = 70
 train_loop = began._train_loop  # tests put one of those below in its place
 
 
@@ -71,6 +72,11 @@ def rank_1_finds_bad_data(config: dict[str, Any]) -> None:
 def slow(config: dict[str, Any]) -> None:
     """Train slowly, until a file says that there is nothing more to see."""
     _train(config, lambda trainer: (config["root"] / "hurry").exists() or time.sleep(0.1))
+
+
+def stands_still(config: dict[str, Any]) -> None:
+    """Train up to a step, and wait there."""
+    _train(config, lambda trainer: trainer.num_steps == STANDS_STILL_AT and time.sleep(600))
 
 
 def _train(config: dict[str, Any], before_step: Callable[[BeganTrainer], Any]) -> None:
