@@ -12,6 +12,7 @@ from distfacegan.spec import JobSpec
 from distfacegan.store import latents
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.schema import GROUPS
 
 SMALL_JOB = {
     "name": "small",
@@ -59,7 +60,7 @@ def load_spec(folder: Path, **changes: object) -> JobSpec:
 def arrays(run: RunDirectory) -> dict[str, np.ndarray]:
     """Return every array of a run's store."""
     found = {}
-    for name, schema in latents.GROUPS.items():
+    for name, schema in GROUPS.items():
         if (run.latents / name / "zarr.json").exists():
             group = latents.open_group(run.latents, name)
             found |= {f"{name}/{array}": latents.read(group, array) for array in schema}

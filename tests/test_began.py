@@ -101,7 +101,6 @@ def test_steps_equal_equations_1_and_2_written_out(double, loss, alpha, skips):
         balance = 0.7 * loss_real.item() - loss_fake.item()
         k = min(max(k + 0.5 * balance, 0), 1)
         expected = {
-            "step": step + 1,
             "loss_real": loss_real.item(),
             "loss_fake": loss_fake.item(),
             "m_global": loss_real.item() + abs(balance),

@@ -58,7 +58,7 @@ def test_two_workers_write_the_metrics_of_one(two_workers, tmp_path):
     assert [start.workers for start in starts(two_workers.root)] == [2]
     names = ("step", "loss_real", "loss_fake", "m_global", "k")
     found, expected = (
-        [[line[name] for name in names] for line in metrics.read(run.metrics)]
+        [[getattr(line, name) for name in names] for line in metrics.read(run.metrics)]
         for run in (two_workers, alone)
     )
     assert [line[0] for line in found] == [10, 20, 30, 40, 50]
@@ -76,8 +76,8 @@ def test_a_killed_worker_costs_two_checkpoints_at_most_and_leaves_no_trace(
     assert first.step == 0
     assert DIES_AT - 2 * BEGAN["checkpoint_every"] <= second.step < DIES_AT
     lines = metrics.read(run.metrics)
-    assert [line["step"] for line in lines] == [10, 20, 30, 40, 50]
-    keep("a worker was killed", second.time - lines[second.step // 10 - 1]["time"])
+    assert [line.step for line in lines] == [10, 20, 30, 40, 50]
+    keep("a worker was killed", second.time - lines[second.step // 10 - 1].time)
     assert left(run) == left(two_workers)
     found, expected = (
         networks.load(r.began / "generator", "generator") for r in (run, two_workers)

@@ -139,10 +139,13 @@ def test_a_checkpoint_is_there_when_its_meta_is(run):
 
 
 def test_metrics_grow_and_are_cut(run):
-    for step in (1, 2, 3):
-        metrics.append(run.metrics, {"step": step})
+    lines = [
+        metrics.MetricsLine(step, 0.2, 0.1, 0.3, 0.0, 1e-4, 80.0, 0.3, 1, 5.0) for step in (1, 2, 3)
+    ]
+    for line in lines:
+        metrics.append(run.metrics, line)
     metrics.truncate(run.metrics, 2)
-    assert metrics.read(run.metrics) == [{"step": 1}, {"step": 2}]
+    assert metrics.read(run.metrics) == lines[:2]
 
 
 def test_what_a_stage_wrote_can_be_cleared(run):

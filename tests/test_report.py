@@ -322,7 +322,7 @@ def test_the_summary_has_the_numbers_of_the_figures(finished):
         "loss_real": 0.2,
         "loss_fake": 0.1,
         "images_per_s": 80.0,
-        "diversity_ratio": None,  # no line of a watch
+        "diversity_ratio": None,  # no look at generated faces
         "encoder_distance": None,
         "nearest_ratio": None,
         "rollbacks": [],

@@ -12,7 +12,7 @@ from distfacegan import report
 from distfacegan.core.grids import encode, tile
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
-from distfacegan.report import page, plots, watching
+from distfacegan.report import page, plots, training_samples
 from distfacegan.report.contents import Contents
 from distfacegan.store import files, latents
 from tests.test_report import NO_FACE, NUM_ROWS, SHAPE, SIDE, Page, make_run, read_summary
@@ -115,9 +115,9 @@ def test_a_damaged_list_of_rollbacks_is_named(run):
 @pytest.mark.parametrize("side", [16, 64, 96])
 def test_the_film_shows_the_first_row_of_the_grids_one_after_the_other(run, side):
     write_grids(run, [0, 50, 100], side)
-    film, still = watching.film(Contents(run))
+    film, still = training_samples.film(Contents(run))
     shown = decode(film.uri)
-    assert shown.size == (8 * 64 + 7 * 2, 64 + watching.STEP_HEIGHT)
+    assert shown.size == (8 * 64 + 7 * 2, 64 + training_samples.STEP_HEIGHT)
     assert (shown.n_frames, shown.info["loop"]) == (3, 0)  # 0: for ever
     durations, texts = [], []
     for frame, step in enumerate((0, 50, 100)):
@@ -137,7 +137,7 @@ def test_the_film_shows_the_first_row_of_the_grids_one_after_the_other(run, side
 
 def test_a_long_training_has_a_film_of_48_frames_that_follows_slow_changes(run):
     write_grids(run, range(1, 130))  # 2 or 3 greys from frame to frame
-    shown = decode(watching.film(Contents(run))[0].uri)
+    shown = decode(training_samples.film(Contents(run))[0].uri)
     assert shown.n_frames == 48
     for frame, grey in ((0, 1), (47, 129)):
         shown.seek(frame)
@@ -175,7 +175,7 @@ def test_a_copied_face_is_found_at_no_distance(run, drawn):
 
 @pytest.mark.parametrize("stages", [["ingest"], ["began"]])
 def test_without_photos_or_generator_nothing_is_looked_for(tmp_path, stages):
-    assert watching.neighbours(Contents(make_run(tmp_path, stages))) == []
+    assert training_samples.neighbours(Contents(make_run(tmp_path, stages))) == []
 
 
 def test_faces_to_look_among_are_stretches_of_good_rows(run):

@@ -16,6 +16,7 @@ import zarr
 from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import files, latents, networks, shards
 from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.schema import GROUPS
 from distfacegan.store.shards import Shard, Status
 from tests.jobs import findings
 
@@ -94,7 +95,7 @@ def test_a_shard_of_rows_is_one_file_of_every_array(tmp_path):
     group = photos(tmp_path / "s.zarr")
     for shard in latents.plan(group):
         latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
-    for name in latents.GROUPS["photos"]:
+    for name in GROUPS["photos"]:
         chunks = tmp_path / "s.zarr" / "photos" / name / "c"
         assert sum(path.is_file() for path in chunks.rglob("*")) == 3
 

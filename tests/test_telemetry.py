@@ -1,5 +1,6 @@
 """What Prometheus finds at a node's endpoint, and the Grafana dashboard that shows it."""
 
+import dataclasses
 import functools
 import json
 import re
@@ -18,6 +19,7 @@ from distfacegan.stages import ingest, telemetry
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store import shards
+from distfacegan.store.metrics import MetricsLine
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import ShardStats
 from tests.fakes import FaultyWorker
@@ -57,8 +59,8 @@ def job(folder: Path) -> int:
     invert.shard(ShardStats(1, 20, 40, {"ok": 20}, {}, 7.0, "host:1", 1012.0))  # from 1005
     began = Telemetry(run, "began", left=100, unit="steps", workers=2, gpus_each=1)
     time.sleep(0.1)
-    line = {"images_per_s": 250.0, "m_global": 0.25, "k": 0.5}
-    began.training(line | {"diversity_ratio": 0.75, "encoder_distance": 0.125}, 30)
+    line = MetricsLine(30, 0.2, 0.1, 0.25, 0.5, 1e-4, images_per_s=250.0, workers=2)
+    began.training(dataclasses.replace(line, diversity_ratio=0.75, encoder_distance=0.125), 30)
     began.training(line, 10)
     lgen = Telemetry(run, "lgen", left=3, unit="trials", gpus_each=0.25)
     lgen.trial(8.0, float("nan"))

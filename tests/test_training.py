@@ -57,7 +57,7 @@ def test_training_that_was_interrupted_equals_training_that_was_not(faces, tmp_p
             assert training.trainer.num_steps == 10  # the newest checkpoint
         training.run()
         states.append(networks.load(run.began / "generator", "generator"))
-        steps = [line["step"] for line in metrics.read(run.metrics)]
+        steps = [line.step for line in metrics.read(run.metrics)]
         assert steps == [5, 10, 15, 20]
     for name, tensor in states[0].items():
         assert torch.equal(tensor, states[1][name]), name
@@ -149,20 +149,20 @@ def test_streamed_training_resumes_exactly(faces, tmp_path):
 
 
 def looks(run):
-    return [line for line in metrics.read(run.metrics) if "diversity_ratio" in line]
+    return [line for line in metrics.read(run.metrics) if line.diversity_ratio is not None]
 
 
 def test_a_look_measures_the_faces_and_draws_them(faces, tmp_path):
     run, section = began_run(tmp_path, faces, watch={"every": 4, "on_collapse": "warn"})
     Training(run, section, seed=1, without_shards=[]).run()
     found = looks(run)
-    assert [line["step"] for line in found] == [4, 5, 8, 10, 12, 15, 16, 20]
+    assert [line.step for line in found] == [4, 5, 8, 10, 12, 15, 16, 20]
     for line in found:
-        assert 0 < line["diversity_ratio"] < 1  # an untrained generator: grey, and all alike
-        assert line["encoder_distance"] > 0
-        assert line["nearest_ratio"] > 1
+        assert 0 < line.diversity_ratio < 1  # an untrained generator: grey, and all alike
+        assert line.encoder_distance > 0
+        assert line.nearest_ratio > 1
     drawn = sorted(int(path.stem) for path in (run.began / "samples").iterdir())
-    assert drawn == [line["step"] for line in found]
+    assert drawn == [line.step for line in found]
 
 
 def test_faces_that_are_one_and_the_same_are_not_compared(faces, tmp_path):
@@ -184,7 +184,7 @@ def test_a_collapse_stops_the_training_and_says_what_to_try(faces, tmp_path):
         Training(run, section, seed=1, without_shards=[]).run()
     assert "larger began.gamma (it is 0.5)" in str(told.value)
     assert last_step(run) == 5  # what was still good
-    assert [line["step"] for line in metrics.read(run.metrics)] == [5, 10]
+    assert [line.step for line in metrics.read(run.metrics)] == [5, 10]
 
 
 def test_a_collapse_before_the_first_checkpoint_says_that_there_is_none(faces, tmp_path):
@@ -242,8 +242,8 @@ def test_a_training_that_recovers_after_going_back_comes_to_its_end(faces, tmp_p
     training.run()
     assert [r.to for r in training._checkpoints.rollbacks()] == [10]
     lines = metrics.read(run.metrics)
-    assert [line["step"] for line in lines] == [5, 10, 15, 20]
-    rates = [line["learning_rate"] / section.learning_rate for line in lines]
+    assert [line.step for line in lines] == [5, 10, 15, 20]
+    rates = [line.learning_rate / section.learning_rate for line in lines]
     assert rates == pytest.approx([1, 1, 0.5, 0.5])
     assert Checkpoints(run).kept()[-1].name == "00000020"
 
@@ -257,7 +257,7 @@ def test_a_training_killed_while_it_goes_back_finishes_that_first(faces, tmp_pat
     training = Training(run, section, seed=1, without_shards=[])
     assert (training.trainer.num_steps, training.trainer.learning_rate_scale) == (10, 0.5)
     assert [path.name for path in Checkpoints(run).kept()] == ["00000010"]
-    assert [line["step"] for line in metrics.read(run.metrics)] == [5, 10]
+    assert [line.step for line in metrics.read(run.metrics)] == [5, 10]
     assert not (run.began / "samples" / "00000020.png").exists()
     training.run()
     assert last_step(run) == 20
@@ -277,7 +277,7 @@ def test_losses_that_are_not_numbers_are_gone_back_behind_too(faces, tmp_path, m
     training.run()
     rollbacks = training._checkpoints.rollbacks()
     assert [(r.step, r.reason) for r in rollbacks] == [(15, "m_global is nan")]
-    assert np.isfinite(metrics.read(run.metrics)[-1]["m_global"])
+    assert np.isfinite(metrics.read(run.metrics)[-1].m_global)
 
 
 def test_a_stall_halves_the_rate_and_a_resumed_training_knows(faces, tmp_path, monkeypatch):
@@ -285,7 +285,7 @@ def test_a_stall_halves_the_rate_and_a_resumed_training_knows(faces, tmp_path, m
     training = Training(run, section, seed=1, without_shards=[])
     training._plateau.best = 0.0  # nothing is better
     training.run()
-    rates = [line["learning_rate"] / 1e-4 for line in metrics.read(run.metrics)]
+    rates = [line.learning_rate / 1e-4 for line in metrics.read(run.metrics)]
     assert rates == pytest.approx([1, 0.5, 0.25])
     again = Training(run, section, seed=1, without_shards=[])
     assert again.trainer.learning_rate_scale == 0.125

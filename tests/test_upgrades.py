@@ -18,6 +18,7 @@ from distfacegan.store import files, formats, latents, networks, shards
 from distfacegan.store.formats import NewerFormatError
 from distfacegan.store.records import StageRecord, differences
 from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.schema import GROUPS, ArraySchema
 from tests.jobs import arrays, findings
 
 OLD_RUN = Path(__file__).parent / "data" / "run-0.1.0.zip"  # written by version 0.1.0, format 0
@@ -157,8 +158,8 @@ def test_fields_of_a_later_version_are_ignored(old):
 
 
 def test_an_array_that_an_old_group_lacks_reads_as_its_fill_and_is_not_written(old, monkeypatch):
-    schema = latents.GROUPS["latents"] | {"doubt": latents.ArraySchema("float32", (), np.nan)}
-    monkeypatch.setitem(latents.GROUPS, "latents", schema)
+    schema = GROUPS["latents"] | {"doubt": ArraySchema("float32", (), np.nan)}
+    monkeypatch.setitem(GROUPS, "latents", schema)
     assert all("no array doubt" in finding for finding in findings(old))
     group = latents.create_group(old.latents, "latents", num_rows=60, shard_rows=20, Z=4)
     assert np.isnan(latents.read(group, "doubt")).all()

@@ -96,7 +96,7 @@ def measure(
     one, face = torch.zeros(1, exact.latent_dim, device=device), faces[:1]
     flops = roofline.operations(lambda: exact.step(one, face))
     plain_flops = roofline.operations(lambda: plain_step(plain, one, face))
-    peak, moved = max(peaks), roofline.step_bytes(generator, dtype)
+    peak = max(peaks)
     found = _summary(curves, {name: plain_flops if name in PLAIN else flops for name in ways}, peak)
     if precision != "fp32":  # the loop computes in fp32 all the same
         found["ways"]["loop"]["share_of_peak"] = None
@@ -111,13 +111,8 @@ def measure(
         "surrogate_s": surrogate_s,
         **found,
         "roofline": {
-            "peak_tflops": peak / 1e12,
-            "bandwidth_gb_per_s": max(bandwidths) / 1e9,
-            "step_gflop": flops / 1e9,
+            **roofline.floors(flops, roofline.step_bytes(generator, dtype), peak, max(bandwidths)),
             "step_gflop_plain": plain_flops / 1e9,
-            "step_mb": moved / 1e6,
-            "compute_floor_ms": 1000 * flops / peak,
-            "memory_floor_ms": 1000 * moved / max(bandwidths),
             "reached_ms": 1000 / found["image_steps_per_s"],
         },
     }

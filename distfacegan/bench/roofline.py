@@ -45,6 +45,18 @@ def bandwidth(device: torch.device, count: int = 2**26) -> float:
     return 2 * a.nbytes / _median_seconds(lambda: b.copy_(a), device)
 
 
+def floors(flops: float, moved: float, peak: float, rate: float) -> dict[str, float]:
+    """Return the roofline of a step: `flops` operations at `peak`/s, `moved` bytes at `rate`/s."""
+    return {
+        "peak_tflops": peak / 1e12,
+        "bandwidth_gb_per_s": rate / 1e9,
+        "step_gflop": flops / 1e9,
+        "step_mb": moved / 1e6,
+        "compute_floor_ms": 1000 * flops / peak,
+        "memory_floor_ms": 1000 * moved / rate,
+    }
+
+
 def wait(device: torch.device) -> None:
     """Wait until the device has done what it was given."""
     if device.type == "cuda":

@@ -186,7 +186,7 @@ class BeganTrainer:
             start += parameter.numel()
 
     def metrics(self) -> dict[str, float]:
-        """Return step, loss_real, loss_fake, m_global, k and learning_rate of the last step.
+        """Return loss_real, loss_fake, m_global, k and learning_rate of the last step.
 
         m_global_mean is the mean over the steps since the last call. A device sync.
         """
@@ -195,8 +195,7 @@ class BeganTrainer:
         last = (self.loss_real, self.loss_fake, self.m_global, self.k)
         numbers = dict(zip(names, torch.stack([*last, mean]).tolist(), strict=True))
         self._begin_mean()
-        rate = self._learning_rate(self.num_steps - 1)
-        return {"step": self.num_steps, **numbers, "learning_rate": rate}
+        return {**numbers, "learning_rate": self._learning_rate(self.num_steps - 1)}
 
     def _begin_mean(self) -> None:
         self._m_global_sum.zero_()

@@ -106,15 +106,9 @@ class Contents:
         return found[np.isfinite(found)]
 
     @functools.cached_property
-    def metrics(self) -> list[dict[str, Any]]:
+    def metrics(self) -> list[metrics.MetricsLine]:
         """The lines of metrics.jsonl; a last one that is still being written is left out."""
         return metrics.read(self.run.metrics)
-
-    @functools.cached_property
-    def watched(self) -> dict[str, Any]:
-        """The newest line of metrics.jsonl that a watch wrote; empty where none did."""
-        lines = (line for line in reversed(self.metrics) if "diversity_ratio" in line)
-        return next(lines, {})
 
     @functools.cached_property
     def rollbacks(self) -> list[Rollback]:

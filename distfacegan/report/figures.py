@@ -10,7 +10,7 @@ import torch
 
 from distfacegan.core.grids import tile
 from distfacegan.core.landmarks import nme
-from distfacegan.report import mirror, watching
+from distfacegan.report import mirror, training_samples
 from distfacegan.report.contents import Contents
 from distfacegan.report.pictures import MAX_SIDE, Picture, picture, shrink, webp
 from distfacegan.report.tables import Table, choose
@@ -24,9 +24,9 @@ def draw(contents: Contents) -> dict[str, Any]:
     """Return the pictures of every figure; those of a stage that has not run are empty."""
     return {
         "random_faces": random_faces(contents),
-        "training_samples": watching.grids(contents),
-        "training_film": watching.film(contents),
-        "neighbours": watching.neighbours(contents),
+        "training_samples": training_samples.grids(contents),
+        "training_film": training_samples.film(contents),
+        "neighbours": training_samples.neighbours(contents),
         "reconstructions": reconstructions(contents),
         "detections": detections(contents),
         "test_examples": test_examples(contents),

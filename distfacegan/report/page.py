@@ -19,7 +19,7 @@ CURVES = {  # of metrics.jsonl, one plot each
     "Images/s": "images_per_s",
 }
 REAL_FACES = ("real faces", 1.0)
-WATCHED = {  # of the lines of a watch: title, level to compare with
+LOOKS = {  # what looks at generated faces measure: title, level to compare with
     "diversity_ratio": ("Diversity ratio", REAL_FACES),
     "encoder_distance": ("Encoder distance", None),
     "nearest_ratio": ("Nearest ratio", REAL_FACES),
@@ -46,7 +46,7 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
         stages=STAGES,
         statuses=_statuses(summary),
         curves=_curves(contents),
-        watched=_watched(contents),
+        looks=_looks(contents),
         looked_among=len(contents.rows_to_look_among),
         steps=_histogram(contents.steps, "Generator steps to the latent", "steps"),
         losses=_histogram(contents.losses, "Inversion error of every row", "mean |x − G(z)|"),
@@ -111,7 +111,7 @@ def _curves(contents: Contents) -> dict[str, str]:
     if not lines:
         return {}
     names = ("step", "loss_real", "loss_fake", *CURVES.values())
-    of = {name: [line[name] for line in lines] for name in names}
+    of = {name: [getattr(line, name) for line in lines] for name in names}
     ratio = [fake / real for real, fake in zip(of["loss_real"], of["loss_fake"], strict=True)]
     gamma = None if record is None else ("gamma", record.settings["gamma"])
     losses = {"L(x), real": of["loss_real"], "L(G(z)), generated": of["loss_fake"]}
@@ -124,14 +124,14 @@ def _curves(contents: Contents) -> dict[str, str]:
     return drawn
 
 
-def _watched(contents: Contents) -> dict[str, str]:
-    """Return the plots of what the watches of the training found, by its name."""
+def _looks(contents: Contents) -> dict[str, str]:
+    """Return the plots of what the looks at generated faces measured, by its name."""
     drawn = {}
-    for name, (title, level) in WATCHED.items():
-        lines = [line for line in contents.metrics if name in line]
+    for name, (title, level) in LOOKS.items():
+        lines = [line for line in contents.metrics if getattr(line, name) is not None]
         if lines:
-            values = {title: [line[name] for line in lines]}
-            drawn[name] = plots.curves([line["step"] for line in lines], values, title, level)
+            values = {title: [getattr(line, name) for line in lines]}
+            drawn[name] = plots.curves([line.step for line in lines], values, title, level)
     return drawn
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from distfacegan.core.diversity import diversity
 from distfacegan.core.lgen import Evaluation
 from distfacegan.report.contents import NUM_FACES, STAGES, Contents
-from distfacegan.store import networks, shards
+from distfacegan.store import metrics, networks, shards
 
 
 def summarize(contents: Contents) -> dict[str, Any]:
@@ -110,13 +110,12 @@ def _steps_done(contents: Contents) -> int:
 
 
 def _began(contents: Contents) -> dict[str, Any]:
-    last = contents.metrics[-1] if contents.metrics else {}
-    names = ("m_global", "k", "loss_real", "loss_fake", "images_per_s")
-    watched = ("diversity_ratio", "encoder_distance", "nearest_ratio")
+    lines = contents.metrics
+    last = metrics.with_last_look(lines) if lines else None
+    names = ("m_global", "k", "loss_real", "loss_fake", "images_per_s", *metrics.LOOK)
     return {
-        "steps": last.get("step"),
-        **{name: last.get(name) for name in names},
-        **{name: _finite(contents.watched.get(name)) for name in watched},
+        "steps": last and last.step,
+        **{name: last and _finite(getattr(last, name)) for name in names},
         "rollbacks": list(map(dataclasses.asdict, contents.rollbacks)),
     }
 

@@ -40,7 +40,6 @@ START_TIMEOUT_S = 5.0  # for places that are there; Ray's 60 s are the wait afte
 # Operations a second of one H200, for the plan's guess: a tenth of what its bf16 matrix product
 # does.
 TRAINING_FLOPS = 0.8e14
-LOOK_BACK = 100  # lines of metrics among which the newest look at the faces is
 
 
 class BeganStage(Stage):
@@ -95,11 +94,11 @@ class BeganStage(Stage):
         )
         progress = Progress(self.name, section.steps, self.unit, initial=first)
         with telemetry, progress:
-            watch = _Watch(run, progress, telemetry, first)
+            shown = _ShownProgress(run, progress, telemetry, first)
             try:
                 _train(job.spec, run, without)
             finally:
-                watch.stop()
+                shown.stop()
         remove_tree(run.began / "ray")
         run.end(self.name, finished=True, started=started, steps=section.steps - first)
         return Outcome(_summary(networks.read_meta(run.began / weights.GENERATOR)))
@@ -238,7 +237,7 @@ def _train_loop(config: dict[str, Any]) -> None:
     ).run()
 
 
-class _Watch(threading.Thread):
+class _ShownProgress(threading.Thread):
     """Shows the progress of a training that runs elsewhere, from the metrics it writes."""
 
     def __init__(
@@ -262,14 +261,13 @@ class _Watch(threading.Thread):
 
     def _show(self) -> None:
         lines = metrics.read(self._run.metrics)
-        if not lines or lines[-1]["step"] == self._shown:
+        if not lines or lines[-1].step == self._shown:
             return
-        steps = lines[-1]["step"] - self._shown  # less than none after a rollback
-        last = {key: value for line in lines[-LOOK_BACK:] for key, value in line.items()}
-        note = f"{last['images_per_s']:.0f} images/s, m_global {last['m_global']:.4f}"
-        note += f", k {last['k']:.3f}"
-        if "diversity_ratio" in last:
-            note += f", diversity {last['diversity_ratio']:.2f}"
+        last = metrics.with_last_look(lines)
+        steps = last.step - self._shown  # negative after a rollback
+        note = f"{last.images_per_s:.0f} images/s, m_global {last.m_global:.4f}, k {last.k:.3f}"
+        if last.diversity_ratio is not None:
+            note += f", diversity {last.diversity_ratio:.2f}"
         self._progress.advance(steps, note)
         self._telemetry.training(last, steps)
         self._shown += steps

@@ -10,12 +10,12 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import yaml
 from ray.util.metrics import Counter, Gauge, Histogram
 
+from distfacegan.store.metrics import MetricsLine
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import ShardStats
 
@@ -107,20 +107,18 @@ class Telemetry:
         """Count shards that failed too often."""
         self._add("shards_total", num_shards, outcome="set_aside")
 
-    def training(self, metrics: Mapping[str, float], steps: int) -> None:
-        """Count `steps` more of a training whose newest line of metrics is given.
-
-        Only some lines have what a watch of the training finds.
-        """
+    def training(self, line: MetricsLine, steps: int) -> None:
+        """Count `steps` more of a training whose newest line of metrics is given."""
         self._add("steps_total", steps)
-        self._workers = int(metrics.get("workers", self._workers))
+        self._workers = line.workers
         self.workers(self._workers)
-        self._set("images_per_second", metrics["images_per_s"])
-        self._set("m_global", metrics["m_global"])
-        self._set("k", metrics["k"])
-        for name in ("diversity_ratio", "encoder_distance"):
-            if name in metrics:
-                self._set(name, metrics[name])
+        self._set("images_per_second", line.images_per_s)
+        self._set("m_global", line.m_global)
+        self._set("k", line.k)
+        if line.diversity_ratio is not None:
+            self._set("diversity_ratio", line.diversity_ratio)
+        if line.encoder_distance is not None:
+            self._set("encoder_distance", line.encoder_distance)
         now = time.monotonic()
         self._add(
             "gpu_seconds_total", (now - self._trained_until) * self._workers * self._gpus_each

@@ -28,6 +28,7 @@ from distfacegan.stages.look import Look
 from distfacegan.stages.sizes import began_shape
 from distfacegan.store import metrics, networks
 from distfacegan.store.checkpoints import Checkpoints, Point
+from distfacegan.store.metrics import MetricsLine
 from distfacegan.store.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
@@ -107,8 +108,7 @@ class Training:
     def _take_stock(self, look_due: bool, checkpoint_due: bool) -> None:
         """Measure, judge and write; on every rank, so that all go on, or back, together."""
         trainer = self.trainer
-        found: dict[str, Any] = trainer.metrics()
-        step = trainer.num_steps
+        found, step = trainer.metrics(), trainer.num_steps
         if not math.isfinite(found["m_global_mean"]):
             self._collapsed(step, f"m_global is {found['m_global']}", fatal=True)
             return
@@ -118,16 +118,22 @@ class Training:
             found |= self._as_rank_0(self._look_at_faces)
             diversity_ratio = found.get("diversity_ratio", math.nan)
             wrong = self._monitor.judge(step, diversity_ratio, found["k"])
-        if self._rank == 0:
-            since, started = self._clock
-            rate = (step - since) * self._section.batch / (time.time() - started)
-            found |= {"images_per_s": round(rate, 2), "workers": self._world, "time": time.time()}
-            metrics.append(self._run.metrics, found)
+        since, started = self._clock
         self._clock = step, time.time()
+        rate = (step - since) * self._section.batch / (self._clock[1] - started)
+        line = MetricsLine(
+            **found,
+            step=step,
+            images_per_s=round(rate, 2),
+            workers=self._world,
+            time=self._clock[1],
+        )
+        if self._rank == 0:
+            metrics.append(self._run.metrics, line)
         if wrong is not None:
             self._collapsed(step, wrong)
         if checkpoint_due and self._rank == 0 and trainer.num_steps == step:
-            self._write_checkpoint(found)
+            self._write_checkpoint(line)
 
     def _look_at_faces(self) -> dict[str, float]:
         assert self._look is not None
@@ -181,11 +187,11 @@ class Training:
         )
         self._plateau = Plateau(self._section.stall, **memory["plateau"])
 
-    def _write_checkpoint(self, found: dict[str, Any]) -> None:
+    def _write_checkpoint(self, line: MetricsLine) -> None:
         meta = {
             "stage": "began",
             "seed": self._seed,
-            **found,
+            **line.to_json(),
             "settings": self._section.model_dump(mode="json"),
             "memory": {"watchman": self._monitor.memory(), "plateau": self._plateau.memory()},
         }

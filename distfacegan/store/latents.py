@@ -1,11 +1,6 @@
-"""The Zarr group latents.zarr: one row per photo, the same row in every array.
+"""The Zarr group latents.zarr: one row per photo, the same row in every array (store/schema.py).
 
-    photos/     image u1 [N,R,R,3] · box f4 [N,4] px of the source · key str [N] · status u1 [N]
-    landmarks/  points f4 [N,49,2] units of the face · score f4 [N,49] · status u1 [N]
-                deviation f4 [N] from the source's own points, in eye distances; NaN without any
-    latents/    z f4 [N,Z] · loss f4 [N] mean |x - G(z)|, pixels in [-1,1] · steps i4 [N] · status
-
-Fill is 0, "" or NaN, and status 0 is pending. One shard of rows is one Zarr shard of every array,
+One shard of rows is one Zarr shard of every array,
 written whole by one worker: no two writers ever meet in one file. Chunks carry checksums, so that
 damage is an error of the reader and never a wrong face.
 
@@ -15,7 +10,6 @@ arrays of the schema: they read as their fill, and are not written.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -29,43 +23,12 @@ from distfacegan import __version__
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files, formats, shards
 from distfacegan.store.location import Location, object_store
+from distfacegan.store.schema import GROUPS, WRITTEN_BY, ArraySchema
 from distfacegan.store.shards import Shard, ShardStats
 
 _ADVICE = "`distfacegan verify` names every damaged shard, and `run` makes it again."
 
-WRITTEN_BY = {"photos": "ingest", "landmarks": "landmarks", "latents": "invert"}
 CHUNK_BYTES = 512 * 1024  # of a chunk at most; one row at least
-
-
-@dataclasses.dataclass(frozen=True)
-class ArraySchema:
-    """One array of a group; letters in `shape` stand for lengths given at creation."""
-
-    dtype: str
-    shape: tuple[int | str, ...] = ()
-    fill: float | str = 0
-
-
-GROUPS: dict[str, dict[str, ArraySchema]] = {
-    "photos": {
-        "image": ArraySchema("uint8", ("R", "R", 3)),
-        "box": ArraySchema("float32", (4,), np.nan),
-        "key": ArraySchema("str", (), ""),
-        "status": ArraySchema("uint8"),
-    },
-    "landmarks": {
-        "points": ArraySchema("float32", (49, 2), np.nan),
-        "score": ArraySchema("float32", (49,), np.nan),
-        "deviation": ArraySchema("float32", (), np.nan),
-        "status": ArraySchema("uint8"),
-    },
-    "latents": {
-        "z": ArraySchema("float32", ("Z",), np.nan),
-        "loss": ArraySchema("float32", (), np.nan),
-        "steps": ArraySchema("int32"),
-        "status": ArraySchema("uint8"),
-    },
-}
 
 
 class _UrlStore(ObjectStore):

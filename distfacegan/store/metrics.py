@@ -2,32 +2,85 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distfacegan.errors import RunDirectoryError
-from distfacegan.store import files
+from distfacegan.store import files, formats
 from distfacegan.store.location import Location
 
 
-def append(path: Location, metrics: Mapping[str, Any]) -> None:
+@dataclasses.dataclass(frozen=True)
+class MetricsLine:
+    """What is measured of a training at a step."""
+
+    step: int
+    loss_real: float  # L(x), of the step's last batch
+    loss_fake: float  # L(G(z))
+    m_global: float  # BEGAN's measure of convergence
+    k: float  # the weight of L(G(z)) in D's loss
+    learning_rate: float
+    images_per_s: float  # since the line before
+    m_global_mean: float = math.nan  # over the steps since the line before
+    workers: int = 1
+    time: float = math.nan  # seconds since 1970
+
+    # Only a look at generated faces has these, and only where there are real faces to compare.
+    diversity_ratio: float | None = None  # of generated faces over that of real ones
+    encoder_distance: float | None = None  # between codes of generated and of real faces
+    nearest_ratio: float | None = None  # of distances: generated to real, over real to real
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the fields that have a value."""
+        found = dataclasses.asdict(self)
+        return {name: value for name, value in found.items() if value is not None}
+
+
+LOOK = ("diversity_ratio", "encoder_distance", "nearest_ratio")  # what a look measures
+
+
+def append(path: Location, line: MetricsLine) -> None:
     """Add one line."""
-    line = (json.dumps(metrics) + "\n").encode()
+    content = (json.dumps(line.to_json()) + "\n").encode()
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
-            file.write(line)
+            file.write(content)
     else:  # an object store cannot append
-        files.write_bytes(path, (path.read_bytes() if path.exists() else b"") + line)
+        files.write_bytes(path, (path.read_bytes() if path.exists() else b"") + content)
 
 
-def read(path: Location) -> list[dict[str, Any]]:
+def read(path: Location) -> list[MetricsLine]:
     """Return the lines; a last one that is still being written is left out.
 
     Raises RunDirectoryError if the file is damaged.
     """
+    try:
+        known = [formats.known_fields(MetricsLine, found) for found in _read(path)]
+        return [MetricsLine(**fields) for fields in known]
+    except (TypeError, AttributeError) as error:  # fields are missing, or it is no object
+        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+
+
+def with_last_look(lines: Sequence[MetricsLine]) -> MetricsLine:
+    """Return the last of the lines, with the last values that a look has measured."""
+    found = {
+        name: value for line in lines for name in LOOK if (value := getattr(line, name)) is not None
+    }
+    return dataclasses.replace(lines[-1], **found)
+
+
+def truncate(path: Location, step: int) -> None:
+    """Drop the lines after `step`: training goes on from there and writes them again."""
+    kept = [line for line in _read(path) if line["step"] <= step]
+    files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
+
+
+def _read(path: Location) -> list[dict[str, Any]]:
     if not path.exists():
         return []
     try:
@@ -35,9 +88,3 @@ def read(path: Location) -> list[dict[str, Any]]:
         return [json.loads(line) for line in lines if line.endswith("\n")]
     except ValueError as error:
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
-
-
-def truncate(path: Location, step: int) -> None:
-    """Drop the lines after `step`: training goes on from there and writes them again."""
-    kept = [line for line in read(path) if line["step"] <= step]
-    files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())

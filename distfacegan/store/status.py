@@ -118,10 +118,10 @@ def _stage(run: RunDirectory, stage: str, record: StageRecord) -> StageStatus:
             sums=totals["sums"],
         )
     if record.steps is not None:
-        last_line = next(reversed(metrics.read(run.metrics)), {"step": 0, "images_per_s": 0})
-        rate = last_line["images_per_s"] / record.settings["batch"]
-        done, total = last_line["step"], record.steps
-        return StageStatus(stage, state, done, total, "steps", rate=rate)
+        lines = metrics.read(run.metrics)
+        done, images_per_s = (lines[-1].step, lines[-1].images_per_s) if lines else (0, 0.0)
+        rate = images_per_s / record.settings["batch"]
+        return StageStatus(stage, state, done, record.steps, "steps", rate=rate)
     return StageStatus(stage, state)
 
 
