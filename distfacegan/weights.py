@@ -12,7 +12,7 @@ from distfacegan.core.lgen import Evaluation, LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.surrogate import Surrogate
 from distfacegan.errors import CheckpointError, RunDirectoryError
-from distfacegan.store import formats, networks
+from distfacegan.store import formats, weight_files
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 
@@ -57,7 +57,7 @@ def open_generator(path: Location) -> LoadedGenerator:
     Raises CheckpointError if the weights are missing, damaged or no generator's.
     """
     try:
-        state, digest = networks.load_with_digest(path, GENERATOR)
+        state, digest = weight_files.load_with_digest(path, GENERATOR)
         network = Generator.from_state_dict(state)
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}") from None
@@ -71,12 +71,12 @@ def load_generator(path: Location) -> Generator:
 
 def digest(path: Location, name: str) -> str:
     """Return the digest of the weights that a path means; raises CheckpointError."""
-    return networks.load_with_digest(path, name)[1]
+    return weight_files.load_with_digest(path, name)[1]
 
 
 def load_surrogate(folder: Location) -> Surrogate:
     """Load the surrogate of a generator (recipe fast); raises CheckpointError if it is damaged."""
-    return Surrogate.from_state_dict(networks.load(folder, SURROGATE))
+    return Surrogate.from_state_dict(weight_files.load(folder, SURROGATE))
 
 
 def lgen_path(run: RunDirectory, given: Location | None) -> Location:
@@ -96,9 +96,9 @@ def load_lgen(path: Location, latent_dim: int, generator: str) -> LandmarkGenera
     """
     if not path.is_dir():
         raise CheckpointError(f"no landmark generator at {path}: give the folder that holds one")
-    state = networks.load(path, LGEN)
+    state = weight_files.load(path, LGEN)
     try:
-        variant = networks.read_meta(path)["variant"]
+        variant = weight_files.read_meta(path)["variant"]
         shape = {name: variant[name] for name in ("depth", "width", "activation")}
         takes = state["hidden.0.weight"].shape[1]
         network = LandmarkGenerator(latent_dim=takes, **shape)
@@ -137,7 +137,7 @@ def lgen_owner(path: Location) -> str | None:
     None where nobody knows: version 0.1.0 did not write it down. Its run did, if that is still
     around the landmark generator.
     """
-    found = networks.read_meta(path).get("generator")
+    found = weight_files.read_meta(path).get("generator")
     run = RunDirectory(path.parent.parent)
     if found is not None or path.parent != run.lgen:
         return found
@@ -149,5 +149,5 @@ def lgen_owner(path: Location) -> str | None:
 
 def lgen_evaluation(path: Location) -> Evaluation | None:
     """Return the errors that were measured when a landmark generator was made, if they are kept."""
-    found = networks.read_meta(path).get("evaluation")
+    found = weight_files.read_meta(path).get("evaluation")
     return Evaluation(**formats.known_fields(Evaluation, found)) if found else None

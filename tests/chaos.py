@@ -21,7 +21,7 @@ import torch
 
 from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
-from distfacegan.store import networks, shards
+from distfacegan.store import shards, weight_files
 from distfacegan.store.location import locate
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import ShardStats
@@ -38,8 +38,8 @@ def write_job(folder: Path, run: str = "run", **changes: Any) -> Path:
     generator = Generator(**shape).state_dict()
     lgen = LandmarkGenerator(latent_dim=8, depth=1, width=8, activation="relu")
     variant = {"depth": 1, "width": 8, "activation": "relu"}
-    networks.save(folder / "generator", {"generator": generator}, {})
-    networks.save(folder / "lgen", {"lgen": lgen.state_dict()}, {"variant": variant})
+    weight_files.save(folder / "generator", {"generator": generator}, {})
+    weight_files.save(folder / "lgen", {"lgen": lgen.state_dict()}, {"variant": variant})
     source = {"kind": "procedural", "count": SHARD_ROWS * NUM_SHARDS}
     sections: dict[str, Any] = {
         "ingest": {"source": source, "resolution": 32, "shard_rows": SHARD_ROWS},

@@ -9,7 +9,7 @@ import yaml
 
 from distfacegan import pipeline, specfile
 from distfacegan.spec import JobSpec
-from distfacegan.store import latents
+from distfacegan.store import groups
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.schema import GROUPS
@@ -62,8 +62,8 @@ def arrays(run: RunDirectory) -> dict[str, np.ndarray]:
     found = {}
     for name, schema in GROUPS.items():
         if (run.latents / name / "zarr.json").exists():
-            group = latents.open_group(run.latents, name)
-            found |= {f"{name}/{array}": latents.read(group, array) for array in schema}
+            group = groups.open_group(run.latents, name)
+            found |= {f"{name}/{array}": groups.read(group, array) for array in schema}
     return found
 
 

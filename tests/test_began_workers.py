@@ -14,7 +14,7 @@ from distfacegan import pipeline
 from distfacegan.errors import RunDirectoryError
 from distfacegan.stages import began, cluster
 from distfacegan.stages.training import Training, last_step
-from distfacegan.store import metrics, networks
+from distfacegan.store import metrics, weight_files
 from distfacegan.store.run_directory import RunDirectory
 from tests import training_loops
 from tests.chaos import Command, short_folder
@@ -80,7 +80,7 @@ def test_a_killed_worker_costs_two_checkpoints_at_most_and_leaves_no_trace(
     keep("a worker was killed", second.time - lines[second.step // 10 - 1].time)
     assert left(run) == left(two_workers)
     found, expected = (
-        networks.load(r.began / "generator", "generator") for r in (run, two_workers)
+        weight_files.load(r.began / "generator", "generator") for r in (run, two_workers)
     )
     for name, tensor in expected.items():
         assert torch.equal(found[name], tensor), name

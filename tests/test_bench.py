@@ -20,7 +20,7 @@ from distfacegan.core.latent_model import latent_model
 from distfacegan.core.networks import Generator
 from distfacegan.errors import DistfaceganError
 from distfacegan.sections.invert import SurrogateSettings
-from distfacegan.store import networks
+from distfacegan.store import weight_files
 
 
 def shorten(monkeypatch):
@@ -127,7 +127,7 @@ def test_bad_options_are_refused_before_any_work(options, words, capsys, monkeyp
 def test_a_comparison_is_printed_and_written(monkeypatch, capsys, tmp_path):
     path = tmp_path / "generator.safetensors"
     generator = Generator(resolution=16, latent_dim=5, width=4, levels=2)
-    networks.save(tmp_path / "generator", {"generator": generator.state_dict()}, {})
+    weight_files.save(tmp_path / "generator", {"generator": generator.state_dict()}, {})
     (tmp_path / "generator" / "generator.safetensors").rename(path)
     shorten(monkeypatch)
     monkeypatch.setattr(

@@ -11,7 +11,7 @@ import torch
 
 from distfacegan.cli import main
 from distfacegan.errors import CheckpointError, RunDirectoryError
-from distfacegan.store import latents, lease, location, metrics, networks, shards
+from distfacegan.store import groups, lease, location, metrics, shards, weight_files
 from distfacegan.store.location import locate, object_store
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -37,12 +37,12 @@ def quick_lease(monkeypatch):
 def write_photos(run, num_rows=10):
     """Write a group of photos of random pixels in shards of 4 rows; return its pixels."""
     run.begin("ingest", {}, {})
-    group = latents.create_group(run.latents, "photos", num_rows=num_rows, shard_rows=4, R=8)
+    group = groups.create_group(run.latents, "photos", num_rows=num_rows, shard_rows=4, R=8)
     images = np.random.default_rng(0).integers(0, 256, (num_rows, 8, 8, 3), np.uint8)
-    for shard in latents.plan(group):
-        arrays = latents.blank(group, len(shard))
+    for shard in groups.plan(group):
+        arrays = groups.blank(group, len(shard))
         arrays["image"][:], arrays["status"][:] = images[shard.rows], Status.OK
-        latents.commit(group, run.markers("ingest"), shard, arrays, time.time())
+        groups.commit(group, run.markers("ingest"), shard, arrays, time.time())
     run.note("ingest", rows=num_rows, shards=3)
     run.end("ingest", finished=True, started=time.time())
     return images
@@ -100,8 +100,8 @@ def test_a_store_that_cannot_be_reached_is_said_soon(s3, capsys, monkeypatch):
 
 def test_rows_come_back_as_they_were_written(run):
     images = write_photos(run)
-    group = latents.open_group(run.latents, "photos")
-    np.testing.assert_array_equal(latents.read(group, "image"), images)
+    group = groups.open_group(run.latents, "photos")
+    np.testing.assert_array_equal(groups.read(group, "image"), images)
     assert shards.totals(shards.read_markers(run.markers("ingest")))["statuses"] == {"ok": 10}
     assert run.finished("ingest")
 
@@ -121,21 +121,23 @@ def test_a_flipped_bit_is_named_and_only_its_shard_is_to_be_done_again(run):
     (finding,) = findings(run)
     assert "shard 1 (rows 4 to 7)" in finding
     assert shards.done(run.markers("ingest")) == {0, 2}
-    group = latents.open_group(run.latents, "photos")
+    group = groups.open_group(run.latents, "photos")
     with pytest.raises(RunDirectoryError, match=r"shard 1 .* is missing"):
-        latents.read(group, "image", latents.plan(group)[1])
+        groups.read(group, "image", groups.plan(group)[1])
 
 
 def test_a_checkpoint_is_there_when_its_meta_is(run):
     folder = run.began / "checkpoints" / "00000100"
-    networks.save(folder, {"g": {"w": torch.ones(3)}}, {"step": 100})
-    assert [path.name for path in networks.checkpoints(run.began / "checkpoints")] == ["00000100"]
-    assert networks.load(folder, "g")["w"].tolist() == [1, 1, 1]
+    weight_files.save(folder, {"g": {"w": torch.ones(3)}}, {"step": 100})
+    assert [path.name for path in weight_files.checkpoints(run.began / "checkpoints")] == [
+        "00000100"
+    ]
+    assert weight_files.load(folder, "g")["w"].tolist() == [1, 1, 1]
     (folder / "g.safetensors").write_bytes((folder / "g.safetensors").read_bytes()[:-1] + b"x")
     with pytest.raises(CheckpointError, match="is damaged"):
-        networks.load(folder, "g")
+        weight_files.load(folder, "g")
     (folder / "meta.json").unlink()
-    assert networks.checkpoints(run.began / "checkpoints") == []
+    assert weight_files.checkpoints(run.began / "checkpoints") == []
 
 
 def test_metrics_grow_and_are_cut(run):
@@ -233,24 +235,24 @@ def test_an_outage_of_the_store_is_waited_for(faulty, run, fault):
     with faulty.strike(fault, 2):
         images = write_photos(run)
     assert faulty.num_faults > 1
-    group = latents.open_group(run.latents, "photos")
+    group = groups.open_group(run.latents, "photos")
     with faulty.strike(fault, 2):
-        np.testing.assert_array_equal(latents.read(group, "image"), images)
+        np.testing.assert_array_equal(groups.read(group, "image"), images)
     assert findings(run) == []
 
 
-@pytest.mark.parametrize("reads", ["latents.read", "latents.open_group", "networks.damaged"])
+@pytest.mark.parametrize("reads", ["groups.read", "groups.open_group", "weight_files.damaged"])
 def test_an_outage_in_the_middle_of_verify_deletes_nothing(faulty, run, monkeypatch, capsys, reads):
     write_photos(run)
     run.job.write_bytes(b"name: job\n")
     run.begin("began", {}, {})
     run.end("began", finished=True, started=time.time())
-    networks.save(run.began / "generator", {"generator": {"w": torch.ones(3)}}, {"step": 1})
+    weight_files.save(run.began / "generator", {"generator": {"w": torch.ones(3)}}, {"step": 1})
     retry = location._OPTIONS["retry_config"] | {"max_retries": 1}
     monkeypatch.setitem(location._OPTIONS, "retry_config", retry)
     location._bucket.cache_clear()
     module, _, name = reads.partition(".")
-    module = {"latents": latents, "networks": networks}[module]
+    module = {"groups": groups, "weight_files": weight_files}[module]
     whole = getattr(module, name)
 
     def interrupted(*arguments):
@@ -265,7 +267,7 @@ def test_an_outage_in_the_middle_of_verify_deletes_nothing(faulty, run, monkeypa
         assert main(["verify", str(run.root)]) == 2
     assert "the object store" in capsys.readouterr().err
     assert shards.done(run.markers("ingest")) == {0, 1, 2}
-    assert networks.load(run.began / "generator", "generator")["w"].tolist() == [1, 1, 1]
+    assert weight_files.load(run.began / "generator", "generator")["w"].tolist() == [1, 1, 1]
     assert main(["verify", str(run.root)]) == 0
 
 

@@ -21,7 +21,7 @@ from distfacegan.errors import (
     SourceError,
     SpecError,
 )
-from distfacegan.store import files, latents, networks, shards
+from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.run_directory import STAGES, RunDirectory
 from tests.jobs import SMALL_JOB, arrays, assert_equal_runs, findings, load_spec, write_spec
 
@@ -165,7 +165,7 @@ def test_fresh_deletes_nothing_for_settings_that_cannot_work(copy, tmp_path):
 def test_another_generator_is_refused_though_the_stage_is_finished(copy, tmp_path):
     torch.manual_seed(1)
     network = Generator(resolution=16, latent_dim=8, width=8, levels=2)
-    networks.save(tmp_path / "other", {"generator": network.state_dict()}, {})
+    weight_files.save(tmp_path / "other", {"generator": network.state_dict()}, {})
     other = {"generator": str(tmp_path / "other")}
     invert, synthesize = (SMALL_JOB[stage] | other for stage in ("invert", "synthesize"))
     with pytest.raises(RunDirectoryError, match="stage invert differs"):
@@ -202,8 +202,8 @@ def test_another_run_can_invert_these_faces_with_this_generator(finished, tmp_pa
         "steps": 20,
     }
     assert pipeline.run(load_spec(tmp_path, **parts, invert=invert)) == pipeline.DONE
-    group = latents.open_group(tmp_path / "run" / "latents.zarr", "latents")
-    status = latents.read(group, "status")
+    group = groups.open_group(tmp_path / "run" / "latents.zarr", "latents")
+    status = groups.read(group, "status")
     np.testing.assert_array_equal(status, arrays(finished)["latents/status"])
 
 

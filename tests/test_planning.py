@@ -9,7 +9,7 @@ from distfacegan import pipeline, planning
 from distfacegan.core.networks import Generator
 from distfacegan.spec import JobSpec
 from distfacegan.stages import rates
-from distfacegan.store import latents, networks
+from distfacegan.store import groups, weight_files
 from distfacegan.store import run_directory as directory
 from distfacegan.store.run_directory import RunDirectory
 from tests.jobs import SMALL_JOB, load_spec, write_spec
@@ -19,7 +19,7 @@ from tests.jobs import SMALL_JOB, load_spec, write_spec
 def large(tmp_path):
     """The path of a generator that needs GPU hours: 128 px, z of 96 dimensions."""
     state = Generator(resolution=128, latent_dim=96, width=8, levels=4).state_dict()
-    networks.save(tmp_path / "large", {"generator": state}, {})
+    weight_files.save(tmp_path / "large", {"generator": state}, {})
     return str(tmp_path / "large")
 
 
@@ -52,7 +52,7 @@ def test_the_sizes_of_the_small_job(tmp_path):
 
 def test_sizes_are_read_from_networks_and_stores_that_are_there(tmp_path, large):
     photos = RunDirectory(tmp_path / "photos")
-    latents.create_group(photos.latents, "photos", num_rows=300, shard_rows=60, R=256)
+    groups.create_group(photos.latents, "photos", num_rows=300, shard_rows=60, R=256)
     invert = {"photos": str(photos.root), "generator": large, "recipe": "paper"}
     alone = dict.fromkeys(("ingest", "landmarks", "began", "lgen", "report"))
     text = plan(tmp_path, **alone, invert=invert, synthesize={"count": 10**9, "generator": large})

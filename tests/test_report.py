@@ -21,7 +21,7 @@ from distfacegan.errors import CheckpointError, DistfaceganError, RunDirectoryEr
 from distfacegan.report import figures, mirror, page, plots
 from distfacegan.report.contents import STAGES, Contents
 from distfacegan.report.summary import spread
-from distfacegan.store import files, latents, networks, shards
+from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.exports import Sample
 from distfacegan.store.exports.webdataset import WebDataset
 from distfacegan.store.run_directory import RunDirectory
@@ -77,12 +77,12 @@ def record(run, stage, settings, inputs=None, *, seconds=(2.0,), **figures_of_ru
 
 def fill(run, stage, group, arrays, **lengths) -> None:
     """Write the arrays of a group and its markers."""
-    made = latents.create_group(
+    made = groups.create_group(
         run.latents, group, num_rows=NUM_ROWS, shard_rows=SHARD_ROWS, **lengths
     )
-    for shard in latents.plan(made):
+    for shard in groups.plan(made):
         rows = {name: values[shard.start : shard.stop] for name, values in arrays.items()}
-        latents.commit(made, run.markers(stage), shard, rows, time.time())
+        groups.commit(made, run.markers(stage), shard, rows, time.time())
 
 
 def statuses(*, without=(), status=Status.OK) -> np.ndarray:
@@ -122,9 +122,9 @@ def make_began(run, *, finished=True) -> None:
     torch.manual_seed(0)
     state = {"generator": Generator(**SHAPE).state_dict()}
     meta = {"step": 20}
-    networks.save(run.began / "checkpoints" / "00000020", state, meta)
+    weight_files.save(run.began / "checkpoints" / "00000020", state, meta)
     if finished:
-        networks.save(run.began / "generator", state, meta)
+        weight_files.save(run.began / "generator", state, meta)
     lines = [
         {
             "step": step,
@@ -178,7 +178,7 @@ def make_lgen(run) -> None:
         "rows_test": 6,
     }
     for name in ("held_out", "final"):
-        networks.save(run.lgen / name, state, {"variant": VARIANT, "evaluation": evaluation})
+        weight_files.save(run.lgen / name, state, {"variant": VARIANT, "evaluation": evaluation})
     trial = {**VARIANT, "nme": 0.028, "epochs": 3, "seconds": 1.5, "table_one": True}
     files.write_json(run.lgen / "trials.json", [trial])
     files.write_json(run.lgen / "evaluation.json", evaluation)
@@ -375,7 +375,7 @@ def test_a_training_under_way_is_shown_by_its_newest_checkpoint(tmp_path, no_plo
 
 def test_faces_that_are_all_alike_have_no_ratio(tmp_path, no_plots):
     run = make_run(tmp_path, ["ingest", "began"])
-    photos = latents.open_group(run.latents, "photos")
+    photos = groups.open_group(run.latents, "photos")
     photos["image"][:] = np.full((NUM_ROWS, SIDE, SIDE, 3), 7, np.uint8)
     report.write(run)
     summary = read_summary(run)
@@ -408,7 +408,7 @@ def test_the_inverted_photos_may_be_another_run_and_may_be_gone(tmp_path, no_plo
 
 def test_a_generator_that_is_not_the_inverted_one_draws_nothing(own):
     generator = Generator(**SHAPE)
-    networks.save(own.began / "generator", {"generator": generator.state_dict()}, {})
+    weight_files.save(own.began / "generator", {"generator": generator.state_dict()}, {})
     shutil.rmtree(own.began / "checkpoints")
     report.write(own)
     assert read_summary(own)["generator"]["digest"] is None

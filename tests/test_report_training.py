@@ -14,7 +14,7 @@ from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report import page, plots, training_samples
 from distfacegan.report.contents import Contents
-from distfacegan.store import files, latents
+from distfacegan.store import files, groups
 from tests.test_report import NO_FACE, NUM_ROWS, SHAPE, SIDE, Page, make_run, read_summary
 
 WATCHED = {"diversity_ratio": 0.5, "encoder_distance": 0.25, "nearest_ratio": 1.25}
@@ -162,7 +162,7 @@ def test_a_copied_face_is_found_at_no_distance(run, drawn):
     z = uniform_latents(SEED, range(8), SHAPE["latent_dim"], stream="samples")
     made = Contents(run).generate(z)
     rows = [59, 0, 17, 33, 4, 58, 16, 31]
-    photos = latents.open_group(run.latents, "photos")
+    photos = groups.open_group(run.latents, "photos")
     for row, face in zip(rows, made, strict=True):
         photos["image"][row] = face.repeat(SIDE // 16, axis=0).repeat(SIDE // 16, axis=1)
     shown = Page(report.write(run))

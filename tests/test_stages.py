@@ -28,7 +28,7 @@ from distfacegan.stages.landmarks import LandmarkWorker, deviation
 from distfacegan.stages.lgen_search import Rows, draw_variants
 from distfacegan.stages.stage import Job
 from distfacegan.stages.synthesize import BLOCK, SynthesizeWorker
-from distfacegan.store import files, latents, networks, shards
+from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.exports.webdataset import WebDataset
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -39,7 +39,7 @@ from tests.test_landmarks import upright_face
 
 def ingest(source, run, rows_of_shard=100, resolution=32):
     """Ingest a whole source, shard by shard; return the photos group."""
-    photos = latents.create_group(
+    photos = groups.create_group(
         run.latents,
         "photos",
         num_rows=len(source.keys),
@@ -47,7 +47,7 @@ def ingest(source, run, rows_of_shard=100, resolution=32):
         R=resolution,
     )
     worker = IngestWorker(source, run.latents, run.markers("ingest"), resolution)
-    for shard in latents.plan(photos):
+    for shard in groups.plan(photos):
         worker.run(shard)
     return photos
 
@@ -68,7 +68,7 @@ def generator(tmp_path):
     """The path of a small generator of 16 px faces, with random weights."""
     torch.manual_seed(1)
     network = Generator(resolution=16, latent_dim=6, width=8, levels=2)
-    networks.save(tmp_path / "g", {"generator": network.state_dict()}, {})
+    weight_files.save(tmp_path / "g", {"generator": network.state_dict()}, {})
     return tmp_path / "g"
 
 
@@ -86,7 +86,7 @@ def test_bad_photos_among_good_ones_are_statuses(faces, run, tmp_path):
     (folder / "notes.txt").write_text("not a photo")
     photos = ingest(FolderSource(folder), run)
     statuses = dict(
-        zip(latents.read(photos, "key"), latents.read(photos, "status").tolist(), strict=True)
+        zip(groups.read(photos, "key"), groups.read(photos, "status").tolist(), strict=True)
     )
     assert statuses == {
         "a.png": Status.OK,
@@ -96,7 +96,7 @@ def test_bad_photos_among_good_ones_are_statuses(faces, run, tmp_path):
         "e.png": Status.NO_FACE,
         "f.png": Status.OK,
     }
-    image = latents.read(photos, "image")
+    image = groups.read(photos, "image")
     assert (image[1:5] == 0).all()
     assert np.abs(image[0].mean(-1) - image[5].mean(-1)).mean() < 12  # the same face, grey
 
@@ -108,22 +108,22 @@ def test_one_bad_image_in_an_archive_is_a_status(faces, run, tmp_path):
             content = b"rubbish" if row == 1 else data.tobytes()
             archive.writestr(f"img_align_celeba/{row + 1:06d}.jpg", content)
     photos = ingest(CelebASource(tmp_path / "img_align_celeba.zip"), run)
-    assert latents.read(photos, "status").tolist() == [Status.OK, Status.UNREADABLE, Status.OK]
+    assert groups.read(photos, "status").tolist() == [Status.OK, Status.UNREADABLE, Status.OK]
 
 
 def landmark(run, **options):
     """Find the landmarks of all shards; return the landmarks group."""
-    photos = latents.open_group(run.latents, "photos")
-    group = latents.create_group(
+    photos = groups.open_group(run.latents, "photos")
+    group = groups.create_group(
         run.latents,
         "landmarks",
-        num_rows=latents.num_rows(photos),
-        shard_rows=latents.shard_rows(photos),
+        num_rows=groups.num_rows(photos),
+        shard_rows=groups.shard_rows(photos),
     )
     worker = LandmarkWorker(
         run.latents, run.markers("landmarks"), min_score=options["detector"].min_score, **options
     )
-    for shard in latents.plan(group):
+    for shard in groups.plan(group):
         worker.run(shard)
     return group
 
@@ -131,11 +131,11 @@ def landmark(run, **options):
 def test_annotations_are_carried_through_the_crop_exactly(faces, run):
     photos = ingest(faces, run)
     group = landmark(run, detector=Annotations(), source=faces)
-    status, points = latents.read(group, "status"), latents.read(group, "points")
+    status, points = groups.read(group, "status"), groups.read(group, "points")
     [ok] = np.nonzero(status == Status.OK)
     assert len(ok) >= 10
     for row in ok:
-        x, y, side, _ = latents.read(photos, "box")[row]
+        x, y, side, _ = groups.read(photos, "box")[row]
         # The centre of pixel i of the source is at i + 1/2 from its edge.
         expected = (faces.annotation(row) + 0.5 - [x, y]) / side
         np.testing.assert_allclose(points[row], expected.clip(0, 1), atol=1e-5)
@@ -145,8 +145,8 @@ def test_a_row_without_a_face_has_nothing_upstream(faces, run):
     photos = ingest(faces, run)
     photos["status"][:] = np.where(np.arange(12) % 2, Status.NO_FACE, Status.OK)
     group = landmark(run, detector=Annotations(), source=faces)
-    assert (latents.read(group, "status")[1::2] == Status.NOTHING_UPSTREAM).all()
-    assert np.isnan(latents.read(group, "points")[1::2]).all()
+    assert (groups.read(group, "status")[1::2] == Status.NOTHING_UPSTREAM).all()
+    assert np.isnan(groups.read(group, "points")[1::2]).all()
 
 
 def test_a_network_that_sees_no_face_is_not_trusted(faces, run, tmp_path):
@@ -155,10 +155,10 @@ def test_a_network_that_sees_no_face_is_not_trusted(faces, run, tmp_path):
     write_linear_network(path, np.zeros((136, 3 * 112 * 112)), np.full(136, 0.5), 112)
     ingest(faces, run)
     group = landmark(run, detector=Onnx(model=path), source=faces)
-    status = latents.read(group, "status")
+    status = groups.read(group, "status")
     assert set(status.tolist()) <= {Status.LANDMARKS_NOT_TRUSTED, Status.NOTHING_UPSTREAM}
     seen = status == Status.LANDMARKS_NOT_TRUSTED
-    assert (latents.read(group, "deviation")[seen] > 0.2).all()
+    assert (groups.read(group, "deviation")[seen] > 0.2).all()
 
 
 def test_deviation_is_in_distances_of_the_eyes():
@@ -238,9 +238,9 @@ def test_lgen_is_held_against_the_detections_that_the_spec_trusts(
 
 
 def inverter(run, generator, name="latents.zarr", batch=5, retry=None, **search):
-    photos = latents.open_group(run.latents, "photos")
+    photos = groups.open_group(run.latents, "photos")
     store = run.root / name
-    latents.create_group_of(photos, store, "latents", Z=6)
+    groups.create_group_of(photos, store, "latents", Z=6)
     markers = run.root / f"{name}-markers"
     worker = InvertWorker(
         run.latents,
@@ -251,32 +251,32 @@ def inverter(run, generator, name="latents.zarr", batch=5, retry=None, **search)
         batch=batch,
         retry=retry,
     )
-    for shard in latents.plan(photos):
+    for shard in groups.plan(photos):
         worker.run(shard)
-    return latents.open_group(store, "latents")
+    return groups.open_group(store, "latents")
 
 
 def test_the_recipes_differ_in_the_box_alone(faces, run, generator):
     ingest(faces, run)
     for recipe, inside in (("clip", True), ("paper", False)):
         group = inverter(run, generator, f"{recipe}.zarr", recipe=recipe, steps=60)
-        ok = latents.read(group, "status") == Status.OK
-        assert (np.abs(latents.read(group, "z")[ok]).max() <= 1) == inside
+        ok = groups.read(group, "status") == Status.OK
+        assert (np.abs(groups.read(group, "z")[ok]).max() <= 1) == inside
 
 
 def test_shards_and_batches_do_not_change_a_latent(faces, run, generator):
     ingest(faces, run, rows_of_shard=12)
-    one = latents.read(inverter(run, generator, "a.zarr", batch=12), "z")
-    many = latents.read(inverter(run, generator, "b.zarr", batch=1), "z")
+    one = groups.read(inverter(run, generator, "a.zarr", batch=12), "z")
+    many = groups.read(inverter(run, generator, "b.zarr", batch=1), "z")
     np.testing.assert_allclose(one, many, atol=1e-4)
 
 
 def test_the_worst_rows_are_searched_again_and_the_gain_is_counted(faces, run, generator):
     ingest(faces, run, rows_of_shard=12)
-    once = latents.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "loss")
+    once = groups.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "loss")
     retry = Retry(worst=0.3, starts=2, steps=30)
     group = inverter(run, generator, "b.zarr", recipe="bfgs", retry=retry)
-    twice = latents.read(group, "loss")
+    twice = groups.read(group, "loss")
     sums = shards.totals(shards.read_markers(run.root / "b.zarr-markers"))["sums"]
     better = twice < once
     assert 0 < better.sum() == sums["improved"] <= sums["retried"] < np.isfinite(once).sum() / 2
@@ -287,9 +287,9 @@ def test_the_worst_rows_are_searched_again_and_the_gain_is_counted(faces, run, g
 
 def test_two_threads_invert_what_one_does(faces, run, generator, monkeypatch):
     photos = ingest(faces, run, rows_of_shard=3)
-    one = latents.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "z")
+    one = groups.read(inverter(run, generator, "a.zarr", recipe="bfgs"), "z")
     store, markers = run.root / "b.zarr", run.root / "b-markers"
-    group = latents.create_group_of(photos, store, "latents", Z=6)
+    group = groups.create_group_of(photos, store, "latents", Z=6)
     worker = InvertWorker(
         run.latents,
         store,
@@ -312,11 +312,11 @@ def test_two_threads_invert_what_one_does(faces, run, generator, monkeypatch):
         return checked
 
     monkeypatch.setattr(worker, "_inverter", alone("search", worker._inverter))
-    monkeypatch.setattr(latents, "commit", alone("commit", latents.commit))
+    monkeypatch.setattr(groups, "commit", alone("commit", groups.commit))
     with concurrent.futures.ThreadPoolExecutor(2) as pool:
-        list(pool.map(worker.run, latents.plan(photos)))
+        list(pool.map(worker.run, groups.plan(photos)))
     assert shards.done(markers) == {0, 1, 2, 3}
-    np.testing.assert_array_equal(latents.read(group, "z"), one)
+    np.testing.assert_array_equal(groups.read(group, "z"), one)
 
 
 def test_a_run_keeps_the_precision_that_auto_meant_when_it_began(run):
@@ -344,7 +344,7 @@ def test_a_shard_without_a_face_has_nothing_to_search_for(run, generator, tmp_pa
     ingest(FolderSource(black), run)
     retry = Retry(worst=0.5, starts=2, steps=3)
     group = inverter(run, generator, retry=retry)
-    assert (latents.read(group, "status") == Status.NOTHING_UPSTREAM).all()
+    assert (groups.read(group, "status") == Status.NOTHING_UPSTREAM).all()
     [marker] = shards.read_markers(run.root / "latents.zarr-markers")
     assert marker.sums == {"retried": 0, "improved": 0, "loss_gained": 0.0}
 
@@ -352,10 +352,10 @@ def test_a_shard_without_a_face_has_nothing_to_search_for(run, generator, tmp_pa
 def test_an_exploding_generator_is_a_status_of_its_rows(faces, run, tmp_path):
     network = Generator(resolution=16, latent_dim=6, width=8, levels=2)
     network.to_rgb.bias.data[0] = float("inf")
-    networks.save(tmp_path / "bad", {"generator": network.state_dict()}, {})
+    weight_files.save(tmp_path / "bad", {"generator": network.state_dict()}, {})
     photos = ingest(faces, run)
-    status = latents.read(inverter(run, tmp_path / "bad"), "status")
-    assert (status[latents.read(photos, "status") == Status.OK] == Status.FAILED).all()
+    status = groups.read(inverter(run, tmp_path / "bad"), "status")
+    assert (status[groups.read(photos, "status") == Status.OK] == Status.FAILED).all()
 
 
 def test_faces_that_the_generator_cannot_make_are_refused_before_the_run(generator, tmp_path):
@@ -389,7 +389,7 @@ class DependsOnTheBatch(torch.nn.Module):
 def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp_path):
     network = LandmarkGenerator(latent_dim=6, depth=1, width=4)
     meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}, "evaluation": {}}
-    networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
+    weight_files.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
     found = []
     for shard_rows in (7, BLOCK, 150):
         worker = SynthesizeWorker(
@@ -408,7 +408,7 @@ def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp
 def test_the_landmark_generator_must_take_the_generators_latents(generator, tmp_path):
     network = LandmarkGenerator(latent_dim=9, depth=1, width=4)
     meta = {"variant": {"depth": 1, "width": 4, "activation": "relu"}}
-    networks.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
+    weight_files.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
     with pytest.raises(CheckpointError, match="takes z of 9 dimensions, the generator of 6"):
         weights.load_lgen(tmp_path / "l", 6, "any")
 
@@ -424,7 +424,7 @@ def test_the_landmark_generator_of_another_generator_is_refused_by_both_digests(
     small_lgen, tmp_path
 ):
     state, meta = small_lgen
-    networks.save(tmp_path / "l", {"lgen": state}, {**meta, "generator": "of-g-1"})
+    weight_files.save(tmp_path / "l", {"lgen": state}, {**meta, "generator": "of-g-1"})
     weights.load_lgen(tmp_path / "l", 6, "of-g-1")
     with pytest.raises(CheckpointError, match="of-g-1 it was trained for, of-g-2 is used here"):
         weights.load_lgen(tmp_path / "l", 6, "of-g-2")
@@ -433,7 +433,7 @@ def test_the_landmark_generator_of_another_generator_is_refused_by_both_digests(
 def test_the_run_of_an_old_landmark_generator_says_whose_it_is(small_lgen, tmp_path, caplog):
     state, meta = small_lgen
     run = RunDirectory(tmp_path)
-    networks.save(run.lgen / "final", {"lgen": state}, meta)
+    weight_files.save(run.lgen / "final", {"lgen": state}, meta)
     run.begin("invert", {}, {"generator": "of-g-1"})
     run.begin("lgen", {}, {"latents": run.identity("invert")})
     assert weights.lgen_owner(run.lgen / "final") == "of-g-1"

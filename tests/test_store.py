@@ -14,7 +14,7 @@ import torch
 import zarr
 
 from distfacegan.errors import CheckpointError, RunDirectoryError
-from distfacegan.store import files, latents, networks, shards
+from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.schema import GROUPS
 from distfacegan.store.shards import Shard, Status
@@ -22,7 +22,7 @@ from tests.jobs import findings
 
 
 def photos(store, rows=10, shard_rows=4, side=16):
-    return latents.create_group(store, "photos", num_rows=rows, shard_rows=shard_rows, R=side)
+    return groups.create_group(store, "photos", num_rows=rows, shard_rows=shard_rows, R=side)
 
 
 def faces(shard, seed=0):
@@ -83,18 +83,18 @@ def test_rows_are_split_into_shards(rows, shard_rows, expected):
 
 def test_every_array_comes_back_as_it_was_committed(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    for shard in latents.plan(group):
-        latents.commit(group, tmp_path / "m", shard, faces(shard, shard.index), time.time())
-    again = latents.open_group(tmp_path / "s.zarr", "photos")
-    for shard in latents.plan(again):
+    for shard in groups.plan(group):
+        groups.commit(group, tmp_path / "m", shard, faces(shard, shard.index), time.time())
+    again = groups.open_group(tmp_path / "s.zarr", "photos")
+    for shard in groups.plan(again):
         for name, expected in faces(shard, shard.index).items():
-            np.testing.assert_array_equal(latents.read(again, name, shard), expected)
+            np.testing.assert_array_equal(groups.read(again, name, shard), expected)
 
 
 def test_a_shard_of_rows_is_one_file_of_every_array(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    for shard in latents.plan(group):
-        latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    for shard in groups.plan(group):
+        groups.commit(group, tmp_path / "m", shard, faces(shard), time.time())
     for name in GROUPS["photos"]:
         chunks = tmp_path / "s.zarr" / "photos" / name / "c"
         assert sum(path.is_file() for path in chunks.rglob("*")) == 3
@@ -102,10 +102,10 @@ def test_a_shard_of_rows_is_one_file_of_every_array(tmp_path):
 
 def test_a_marker_says_what_was_written(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    shard = latents.plan(group)[2]
+    shard = groups.plan(group)[2]
     arrays = faces(shard)
     arrays["status"][1] = Status.NO_FACE
-    latents.commit(group, tmp_path / "m", shard, arrays, time.time() - 2)
+    groups.commit(group, tmp_path / "m", shard, arrays, time.time() - 2)
     [marker] = shards.read_markers(tmp_path / "m")
     assert (marker.shard, marker.start, marker.stop) == (2, 8, 10)
     assert marker.statuses == {"ok": 1, "no face": 1}
@@ -116,20 +116,20 @@ def test_a_marker_says_what_was_written(tmp_path):
 
 def test_of_two_workers_at_one_shard_the_first_one_counts(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    shard = latents.plan(group)[1]
+    shard = groups.plan(group)[1]
     first, second = faces(shard, seed=1), faces(shard, seed=2)
-    made = latents.commit(group, tmp_path / "m", shard, first, time.time())
-    assert latents.commit(group, tmp_path / "m", shard, second, time.time()) == made
-    np.testing.assert_array_equal(latents.read(group, "image", shard), first["image"])
+    made = groups.commit(group, tmp_path / "m", shard, first, time.time())
+    assert groups.commit(group, tmp_path / "m", shard, second, time.time()) == made
+    np.testing.assert_array_equal(groups.read(group, "image", shard), first["image"])
 
 
 def test_a_commit_of_the_wrong_arrays_writes_nothing(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    shard = latents.plan(group)[0]
+    shard = groups.plan(group)[0]
     arrays = faces(shard)
     del arrays["box"]
     with pytest.raises(KeyError, match="photos holds"):
-        latents.commit(group, tmp_path / "m", shard, arrays, time.time())
+        groups.commit(group, tmp_path / "m", shard, arrays, time.time())
     assert shards.done(tmp_path / "m") == set()
     assert not (tmp_path / "s.zarr" / "photos" / "image" / "c").exists()
 
@@ -145,68 +145,68 @@ def test_a_group_of_another_shape_is_refused_by_array(tmp_path):
 def test_a_group_whose_making_was_interrupted_is_made_again(tmp_path):
     group = photos(tmp_path / "s.zarr")
     del group.attrs["shard_rows"]  # written last
-    assert latents.num_rows(photos(tmp_path / "s.zarr", rows=6)) == 6
+    assert groups.num_rows(photos(tmp_path / "s.zarr", rows=6)) == 6
 
 
 def test_a_missing_group_says_which_stage_is_missing(tmp_path):
     zarr.open_group(tmp_path / "s.zarr", mode="a")
     with pytest.raises(RunDirectoryError, match="no group 'latents'"):
-        latents.open_group(tmp_path / "s.zarr", "latents")
+        groups.open_group(tmp_path / "s.zarr", "latents")
 
 
 def test_a_flipped_bit_is_an_error_and_never_a_wrong_face(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    shard = latents.plan(group)[0]
-    latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    shard = groups.plan(group)[0]
+    groups.commit(group, tmp_path / "m", shard, faces(shard), time.time())
     [path] = [p for p in (tmp_path / "s.zarr/photos/image/c").rglob("*") if p.is_file()]
     data = bytearray(path.read_bytes())
     data[100] ^= 1
     path.write_bytes(data)
     with pytest.raises(RunDirectoryError, match=r"photos/image, rows 0 to 4"):
-        latents.read(group, "image", shard)
+        groups.read(group, "image", shard)
 
 
 def test_a_lost_file_is_an_error_and_never_a_black_face(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    shard = latents.plan(group)[0]
+    shard = groups.plan(group)[0]
     arrays = faces(shard) | {"image": np.zeros((4, 16, 16, 3), np.uint8)}  # all fill, yet stored
-    latents.commit(group, tmp_path / "m", shard, arrays, time.time())
-    assert (latents.read(group, "image", shard) == 0).all()
+    groups.commit(group, tmp_path / "m", shard, arrays, time.time())
+    assert (groups.read(group, "image", shard) == 0).all()
     [path] = [p for p in (tmp_path / "s.zarr/photos/image/c").rglob("*") if p.is_file()]
     path.unlink()
     with pytest.raises(RunDirectoryError, match=r"photos/image: shard 0 .* is missing"):
-        latents.read(group, "image", shard)
+        groups.read(group, "image", shard)
 
 
 def test_a_discarded_shard_can_be_written_again_though_it_was_damaged(tmp_path):
     group = photos(tmp_path / "s.zarr")
-    shard = latents.plan(group)[2]  # the short one, which Zarr would read before writing
-    latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    shard = groups.plan(group)[2]  # the short one, which Zarr would read before writing
+    groups.commit(group, tmp_path / "m", shard, faces(shard), time.time())
     [path] = [p for p in (tmp_path / "s.zarr/photos/image/c/2").rglob("*") if p.is_file()]
     path.write_bytes(b"rubbish")
-    latents.discard(group, shard)
+    groups.discard(group, shard)
     shards.marker_path(tmp_path / "m", 2).unlink()
-    latents.commit(group, tmp_path / "m", shard, faces(shard), time.time())
-    np.testing.assert_array_equal(latents.read(group, "image", shard), faces(shard)["image"])
+    groups.commit(group, tmp_path / "m", shard, faces(shard), time.time())
+    np.testing.assert_array_equal(groups.read(group, "image", shard), faces(shard)["image"])
 
 
 def test_a_checkpoint_comes_back_with_its_meta(tmp_path):
     state = {"w": torch.arange(6.0).reshape(2, 3).t()}  # not contiguous
-    networks.save(tmp_path / "c", {"generator": state}, {"step": 3})
-    assert torch.equal(networks.load(tmp_path / "c", "generator")["w"], state["w"])
-    assert networks.read_meta(tmp_path / "c")["step"] == 3
-    assert networks.damaged(tmp_path / "c") == []
+    weight_files.save(tmp_path / "c", {"generator": state}, {"step": 3})
+    assert torch.equal(weight_files.load(tmp_path / "c", "generator")["w"], state["w"])
+    assert weight_files.read_meta(tmp_path / "c")["step"] == 3
+    assert weight_files.damaged(tmp_path / "c") == []
 
 
 def test_damaged_weights_are_refused_by_name(tmp_path):
-    networks.save(tmp_path / "c", {"generator": {"w": torch.zeros(100)}}, {})
+    weight_files.save(tmp_path / "c", {"generator": {"w": torch.zeros(100)}}, {})
     path = tmp_path / "c" / "generator.safetensors"
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
     with pytest.raises(CheckpointError, match="is damaged"):
-        networks.load(tmp_path / "c", "generator")
-    assert "its content has changed" in networks.damaged(tmp_path / "c")[0]
+        weight_files.load(tmp_path / "c", "generator")
+    assert "its content has changed" in weight_files.damaged(tmp_path / "c")[0]
 
 
 def test_weights_in_a_pickle_are_refused_and_never_run(tmp_path):
@@ -216,23 +216,23 @@ def test_weights_in_a_pickle_are_refused_and_never_run(tmp_path):
 
     torch.save(Bomb(), tmp_path / "w.pth")
     with pytest.raises(CheckpointError, match=r"weights in pickle files .* are refused"):
-        networks.load(tmp_path / "w.pth", "generator")
+        weight_files.load(tmp_path / "w.pth", "generator")
     assert not (tmp_path / "exploded").exists()
 
 
 def test_missing_weights_say_what_was_looked_for(tmp_path):
     with pytest.raises(CheckpointError, match="no weights at"):
-        networks.load(tmp_path / "nothing.safetensors", "generator")
+        weight_files.load(tmp_path / "nothing.safetensors", "generator")
 
 
 def test_old_checkpoints_are_pruned_and_the_newest_stay(tmp_path):
     for step in (1, 2, 10, 11):
-        networks.save(tmp_path / f"{step:08d}", {"g": {"w": torch.zeros(1)}}, {})
+        weight_files.save(tmp_path / f"{step:08d}", {"g": {"w": torch.zeros(1)}}, {})
     (tmp_path / "00000009").mkdir()
     (tmp_path / "00000009" / "g.safetensors").touch()  # what a killed save leaves in a store
     (tmp_path / ".00000012.partial").mkdir()  # and on a disk
-    networks.prune(tmp_path, keep=2)
-    assert [path.name for path in networks.checkpoints(tmp_path)] == ["00000010", "00000011"]
+    weight_files.prune(tmp_path, keep=2)
+    assert [path.name for path in weight_files.checkpoints(tmp_path)] == ["00000010", "00000011"]
     assert sorted(os.listdir(tmp_path)) == ["00000010", "00000011"]
 
 
@@ -326,9 +326,9 @@ def test_sums_are_added_and_spelled(tmp_path):
 def test_verify_names_markers_that_are_no_markers_of_the_run(tmp_path):
     run = RunDirectory(tmp_path / "run")
     run.begin("ingest", {}, {})
-    group = latents.create_group(run.latents, "photos", num_rows=4, shard_rows=2, R=16)
-    for shard in latents.plan(group):
-        latents.commit(group, run.markers("ingest"), shard, faces(shard), time.time())
+    group = groups.create_group(run.latents, "photos", num_rows=4, shard_rows=2, R=16)
+    for shard in groups.plan(group):
+        groups.commit(group, run.markers("ingest"), shard, faces(shard), time.time())
     markers = run.markers("ingest")
     (markers / "00007.json").write_bytes((markers / "00000.json").read_bytes())
     (markers / "00001.json").write_bytes((markers / "00000.json").read_bytes())

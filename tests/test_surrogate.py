@@ -12,7 +12,7 @@ from distfacegan.core.seeding import uniform_latents
 from distfacegan.core.surrogate import Surrogate, SurrogateTraining, draw_thumbnails, unexplained
 from distfacegan.core.thumbnail import Linearisation, gauss_newton, thumbnails
 from distfacegan.stages import surrogate as stage
-from distfacegan.store import networks
+from distfacegan.store import weight_files
 
 Z = 5
 SETTINGS = {"seed": 1, "pictures": 1500, "steps": 400, "width": 64}
@@ -113,7 +113,7 @@ def test_without_a_surrogate_fast_says_so(generator):
 
 
 def test_it_is_made_once_and_goes_on_where_it_was_interrupted(generator, tmp_path, monkeypatch):
-    networks.save(tmp_path / "g", {"generator": generator.state_dict()}, {})
+    weight_files.save(tmp_path / "g", {"generator": generator.state_dict()}, {})
     made_of = {**SETTINGS, "generator": "digest"}
     whole, folder = tmp_path / "whole" / "surrogate", tmp_path / "broken" / "surrogate"
     stage.prepare(whole, tmp_path / "g", made_of, device="cpu")
@@ -138,6 +138,9 @@ def test_it_is_made_once_and_goes_on_where_it_was_interrupted(generator, tmp_pat
     stage.discard_drafts(folder)
     assert [path.name for path in folder.parent.iterdir()] == ["surrogate"]
     torch.testing.assert_close(
-        networks.load(folder, "surrogate"), networks.load(whole, "surrogate"), rtol=0, atol=0
+        weight_files.load(folder, "surrogate"),
+        weight_files.load(whole, "surrogate"),
+        rtol=0,
+        atol=0,
     )
-    assert Surrogate.from_state_dict(networks.load(whole, "surrogate")).first.out_features == 64
+    assert Surrogate.from_state_dict(weight_files.load(whole, "surrogate")).first.out_features == 64

@@ -13,7 +13,7 @@ from distfacegan.stages import began, feed
 from distfacegan.stages.feed import Feed, StoredFaces, memory_bytes
 from distfacegan.stages.stage import Job
 from distfacegan.stages.training import Training, TrainingDivergedError, last_step
-from distfacegan.store import latents, metrics, networks
+from distfacegan.store import groups, metrics, weight_files
 from distfacegan.store.checkpoints import Checkpoints
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -56,7 +56,7 @@ def test_training_that_was_interrupted_equals_training_that_was_not(faces, tmp_p
             training = Training(run, section, seed=1, without_shards=[])
             assert training.trainer.num_steps == 10  # the newest checkpoint
         training.run()
-        states.append(networks.load(run.began / "generator", "generator"))
+        states.append(weight_files.load(run.began / "generator", "generator"))
         steps = [line.step for line in metrics.read(run.metrics)]
         assert steps == [5, 10, 15, 20]
     for name, tensor in states[0].items():
@@ -65,13 +65,13 @@ def test_training_that_was_interrupted_equals_training_that_was_not(faces, tmp_p
 
 def test_training_sees_the_faces_and_nothing_else(faces, tmp_path):
     run, _ = began_run(tmp_path, faces)
-    photos = latents.open_group(run.latents, "photos")
+    photos = groups.open_group(run.latents, "photos")
     photos["status"][:] = [Status.OK, Status.NO_FACE] * 6
     stored = StoredFaces(run, 16, [])
     seen = stored.shard(0)
     assert seen.shape == (6, 16, 16, 3)
     assert (stored.count, stored.sizes, stored.num_bytes) == (6, [6], 6 * 16 * 16 * 3)
-    image = latents.read(photos, "image")[2].astype(float)
+    image = groups.read(photos, "image")[2].astype(float)
     small = image.reshape(16, 2, 16, 2, 3).mean((1, 3))  # averaged over squares of 2 by 2
     np.testing.assert_allclose(seen[1], small, atol=0.51)
 
@@ -86,7 +86,7 @@ def test_a_training_that_diverges_says_so(faces, tmp_path):
 
 def test_training_without_a_face_says_so(faces, tmp_path):
     run, section = began_run(tmp_path, faces)
-    latents.open_group(run.latents, "photos")["status"][:] = Status.NO_FACE
+    groups.open_group(run.latents, "photos")["status"][:] = Status.NO_FACE
     with pytest.raises(RunDirectoryError, match="no face to train on"):
         Training(run, section, seed=1, without_shards=[])
 
@@ -144,7 +144,7 @@ def test_streamed_training_resumes_exactly(faces, tmp_path):
                 tmp_path / name, faces, rows_of_shard=3, whole_gb=1e-9, steps=stop
             )
             Training(run, section, seed=1, without_shards=[]).run()
-        states.append(networks.load(run.began / "generator", "generator"))
+        states.append(weight_files.load(run.began / "generator", "generator"))
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
@@ -167,7 +167,7 @@ def test_a_look_measures_the_faces_and_draws_them(faces, tmp_path):
 
 def test_faces_that_are_one_and_the_same_are_not_compared(faces, tmp_path):
     run, section = began_run(tmp_path, faces)
-    latents.open_group(run.latents, "photos")["status"][1:] = Status.NO_FACE
+    groups.open_group(run.latents, "photos")["status"][1:] = Status.NO_FACE
     Training(run, section, seed=1, without_shards=[]).run()
     assert looks(run) == []
     assert len(metrics.read(run.metrics)) == 4
@@ -296,7 +296,7 @@ def test_the_moving_average_is_what_later_stages_get(faces, tmp_path):
     run, section = began_run(tmp_path, faces, ema=0.5)
     training = Training(run, section, seed=1, without_shards=[])
     training.run()
-    published = networks.load(run.began / "generator", "generator")
+    published = weight_files.load(run.began / "generator", "generator")
     averaged = training.trainer.averaged.state_dict()
     assert all(torch.equal(published[name], averaged[name]) for name in averaged)
     assert not torch.equal(published["stem.weight"], training.trainer.generator.stem.weight)

@@ -14,7 +14,7 @@ from distfacegan import pipeline, report, specfile
 from distfacegan.cli import main
 from distfacegan.errors import RunDirectoryError
 from distfacegan.settings import Before, Section
-from distfacegan.store import files, formats, latents, networks, shards
+from distfacegan.store import files, formats, groups, shards, weight_files
 from distfacegan.store.formats import NewerFormatError
 from distfacegan.store.records import StageRecord, differences
 from distfacegan.store.run_directory import RunDirectory
@@ -84,10 +84,10 @@ def test_a_run_of_an_earlier_version_is_resumed(old, ray_cluster):
 @pytest.mark.ray
 def test_the_training_of_an_earlier_version_goes_on_from_its_checkpoint(old, ray_cluster):
     for name in ("generator", "checkpoints/00000060"):
-        networks.remove(old.began / name)
+        weight_files.remove(old.began / name)
     change_json(old.record_path("began"), finished=False)
     assert pipeline.run(spec_of(old), only=["began"]) == pipeline.DONE
-    assert networks.read_meta(old.began / "generator")["step"] == 60
+    assert weight_files.read_meta(old.began / "generator")["step"] == 60
     assert old.record("began").last_run.steps == 20
 
 
@@ -161,12 +161,12 @@ def test_an_array_that_an_old_group_lacks_reads_as_its_fill_and_is_not_written(o
     schema = GROUPS["latents"] | {"doubt": ArraySchema("float32", (), np.nan)}
     monkeypatch.setitem(GROUPS, "latents", schema)
     assert all("no array doubt" in finding for finding in findings(old))
-    group = latents.create_group(old.latents, "latents", num_rows=60, shard_rows=20, Z=4)
-    assert np.isnan(latents.read(group, "doubt")).all()
-    shard = latents.plan(group)[0]
+    group = groups.create_group(old.latents, "latents", num_rows=60, shard_rows=20, Z=4)
+    assert np.isnan(groups.read(group, "doubt")).all()
+    shard = groups.plan(group)[0]
     shards.marker_path(old.markers("invert"), 0).unlink()
-    rows = latents.blank(group, len(shard))
-    stats = latents.commit(group, old.markers("invert"), shard, rows, 0.0)
+    rows = groups.blank(group, len(shard))
+    stats = groups.commit(group, old.markers("invert"), shard, rows, 0.0)
     assert "latents/doubt" not in stats.digests
     assert sorted(group.array_keys()) == ["loss", "status", "steps", "z"]
 
@@ -179,7 +179,7 @@ def test_an_array_of_a_later_version_is_kept_and_not_left_behind(old):
     assert "an array doubt, which this version does not know" in finding
     assert everything(old) == before
     with pytest.raises(RunDirectoryError, match="finish the stage with that version"):
-        latents.create_group(old.latents, "latents", num_rows=60, shard_rows=20, Z=4)
+        groups.create_group(old.latents, "latents", num_rows=60, shard_rows=20, Z=4)
 
 
 @pytest.mark.parametrize(
@@ -229,10 +229,10 @@ def test_metadata_that_is_cut_short_is_damage(old):
 def test_what_this_version_writes_carries_its_format(tmp_path):
     run = RunDirectory(tmp_path)
     run.begin("ingest", {"seed": 1}, {})
-    group = latents.create_group(run.latents, "photos", num_rows=2, shard_rows=2, R=16)
-    shard = latents.plan(group)[0]
-    latents.commit(group, run.markers("ingest"), shard, latents.blank(group, 2), 0.0)
-    networks.save(tmp_path / "weights", {}, {})
+    group = groups.create_group(run.latents, "photos", num_rows=2, shard_rows=2, R=16)
+    shard = groups.plan(group)[0]
+    groups.commit(group, run.markers("ingest"), shard, groups.blank(group, 2), 0.0)
+    weight_files.save(tmp_path / "weights", {}, {})
     stamp = formats.stamp()
     for found in (
         files.read_json(run.record_path("ingest")),

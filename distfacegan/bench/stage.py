@@ -25,7 +25,7 @@ from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.search import Search
 from distfacegan.errors import DistfaceganError
 from distfacegan.spec import JobSpec
-from distfacegan.store import latents, networks, shards
+from distfacegan.store import groups, shards, weight_files
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -40,7 +40,7 @@ def measure(rows: int, workers: int) -> dict[str, Any]:
     generator = Generator(**subjects.SHAPE)
     with tempfile.TemporaryDirectory() as folder:
         path, photos = Path(folder, "generator"), RunDirectory(Path(folder, "photos"))
-        networks.save(path, {"generator": generator.state_dict()}, {})
+        weight_files.save(path, {"generator": generator.state_dict()}, {})
         images = _fill(photos, latent_model(generator), rows)
         section = {**SEARCH, "generator": path, "photos": photos.root}
         section |= {"workers": workers, "batch": BATCH}
@@ -82,17 +82,17 @@ def table(result: dict[str, Any]) -> str:
 def _fill(run: RunDirectory, model: LatentModel, rows: int) -> np.ndarray:
     """Write G's own faces as an ingest would; return the pixels of the first shards."""
     run.begin("ingest", {}, {})
-    group = latents.create_group(
+    group = groups.create_group(
         run.latents, "photos", num_rows=rows, shard_rows=SHARD_ROWS, R=model.resolution
     )
     first = []
-    for shard in latents.plan(group):
+    for shard in groups.plan(group):
         z = model.prior.draw(0, shard.rows, model.latent_dim, stream="bench")
-        arrays = latents.blank(group, len(shard))
+        arrays = groups.blank(group, len(shard))
         with torch.no_grad():
             arrays["image"][:] = to_faces(model(torch.from_numpy(z)))
         arrays["status"][:] = Status.OK
-        latents.commit(group, run.markers("ingest"), shard, arrays, time.time())
+        groups.commit(group, run.markers("ingest"), shard, arrays, time.time())
         if shard.index < CORE_SHARDS:
             first.append(arrays["image"])
     return np.concatenate(first)

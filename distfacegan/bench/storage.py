@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from distfacegan.errors import DistfaceganError
-from distfacegan.store import latents
+from distfacegan.store import groups
 from distfacegan.store.location import Location, remove_tree
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, Status
@@ -28,19 +28,19 @@ def measure(location: Location, num_shards: int) -> dict[str, Any]:
     """
     run, rows = RunDirectory(location / f"bench-{uuid.uuid4().hex[:8]}"), num_shards * SHARD_ROWS
     try:
-        group = latents.create_group(
+        group = groups.create_group(
             run.latents, "photos", num_rows=rows, shard_rows=SHARD_ROWS, R=RESOLUTION
         )
-        arrays = latents.blank(group, SHARD_ROWS)
+        arrays = groups.blank(group, SHARD_ROWS)
         arrays["image"][:] = _noise()
         arrays["status"][:] = Status.OK
         shard_mb = arrays["image"].nbytes / 1e6
 
         def write(shard: Shard) -> None:
-            latents.commit(group, run.markers("ingest"), shard, arrays, time.time())
+            groups.commit(group, run.markers("ingest"), shard, arrays, time.time())
 
         def read(shard: Shard) -> None:
-            if not np.array_equal(latents.read(group, "image", shard), arrays["image"]):
+            if not np.array_equal(groups.read(group, "image", shard), arrays["image"]):
                 raise DistfaceganError(f"{shard}: {location} does not give back what was written")
 
         rates: dict[str, dict[int, list[float]]] = {"write": {}, "read": {}}
@@ -50,7 +50,7 @@ def measure(location: Location, num_shards: int) -> dict[str, Any]:
                 for name, work in (("write", write), ("read", read)):
                     started = time.perf_counter()
                     with concurrent.futures.ThreadPoolExecutor(threads) as pool:
-                        list(pool.map(work, latents.plan(group)))
+                        list(pool.map(work, groups.plan(group)))
                     rate = num_shards * shard_mb / (time.perf_counter() - started)
                     rates[name].setdefault(threads, []).append(rate)
     finally:

@@ -21,7 +21,7 @@ from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.report.generator import load_generator
 from distfacegan.report.tables import Table, open_table
-from distfacegan.store import files, formats, latents, metrics, shards
+from distfacegan.store import files, formats, groups, metrics, shards
 from distfacegan.store.checkpoints import Checkpoints, Rollback
 from distfacegan.store.exports import Sample, recorded_format
 from distfacegan.store.location import Location, locate, numbered
@@ -79,14 +79,14 @@ class Contents:
     @functools.cached_property
     def losses(self) -> np.ndarray:
         """Equation 3 of every row, f32 [N]: NaN where there is no inversion. Empty before any."""
-        return latents.read(self.latents.group, "loss") if self.latents else np.empty(0, np.float32)
+        return groups.read(self.latents.group, "loss") if self.latents else np.empty(0, np.float32)
 
     @functools.cached_property
     def steps(self) -> np.ndarray:
         """The generator steps to the latent of every inverted row, i32 [n]. Empty before any."""
         if self.latents is None:
             return np.empty(0, np.int32)
-        return latents.read(self.latents.group, "steps")[np.isfinite(self.losses)]
+        return groups.read(self.latents.group, "steps")[np.isfinite(self.losses)]
 
     @functools.cached_property
     def at_the_wall(self) -> float | None:
@@ -102,7 +102,7 @@ class Contents:
         """Detected landmarks against the source's own, of the rows that have both, f32 [n]."""
         if self.landmarks is None:
             return np.empty(0, np.float32)
-        found = latents.read(self.landmarks.group, "deviation")
+        found = groups.read(self.landmarks.group, "deviation")
         return found[np.isfinite(found)]
 
     @functools.cached_property
@@ -177,10 +177,8 @@ class Contents:
         record = self.run.record("lgen")
         if not (self.latents and self.landmarks and self.evaluation and record):
             return np.empty(0, int)
-        inverted = latents.read(self.latents.group, "status") == Status.OK
-        good = np.flatnonzero(
-            inverted & (latents.read(self.landmarks.group, "status") == Status.OK)
-        )
+        inverted = groups.read(self.latents.group, "status") == Status.OK
+        good = np.flatnonzero(inverted & (groups.read(self.landmarks.group, "status") == Status.OK))
         if len(good) != self.evaluation.num_rows:
             return np.empty(0, int)  # there are more rows now than L-Gen learnt from
         settings = record.settings

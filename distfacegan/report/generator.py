@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from distfacegan import weights
-from distfacegan.store import networks
+from distfacegan.store import weight_files
 from distfacegan.store.location import locate
 from distfacegan.store.run_directory import RunDirectory
 
@@ -21,10 +21,10 @@ def load_generator(run: RunDirectory, spec: Mapping[str, Any]) -> weights.Loaded
     records = (run.record(stage) for stage in ("invert", "synthesize"))
     wanted = next((record.inputs["generator"] for record in records if record), None)
     given = [spec.get(stage, {}).get("generator") for stage in ("invert", "synthesize")]
-    checkpoints = networks.checkpoints(run.began / "checkpoints")[-1:]
+    checkpoints = weight_files.checkpoints(run.began / "checkpoints")[-1:]
     own = [path for path in (run.began / "generator",) if path.is_dir()]
     for path in [*own, *(locate(path) for path in given if path), *checkpoints]:
-        if path not in own and not networks.weights_file(path, "generator").exists():
+        if path not in own and not weight_files.weights_file(path, "generator").exists():
             continue  # weights that the spec names may have stayed on another machine
         found = weights.open_generator(path)
         if wanted in (None, found.digest):

@@ -11,7 +11,7 @@ import numpy as np
 from distfacegan.core.diversity import diversity
 from distfacegan.core.lgen import Evaluation
 from distfacegan.report.contents import NUM_FACES, STAGES, Contents
-from distfacegan.store import metrics, networks, shards
+from distfacegan.store import metrics, shards, weight_files
 
 
 def summarize(contents: Contents) -> dict[str, Any]:
@@ -105,7 +105,7 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
 
 def _steps_done(contents: Contents) -> int:
     """Return the step of the newest checkpoint: where a training that stopped would go on."""
-    found = networks.checkpoints(contents.run.began / "checkpoints")
+    found = weight_files.checkpoints(contents.run.began / "checkpoints")
     return int(found[-1].name) if found else 0
 
 

@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 import zarr
 
-from distfacegan.store import latents, shards
+from distfacegan.store import groups, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -24,7 +24,7 @@ class Table:
     @property
     def num_rows(self) -> int:
         """All rows of the group, done or not."""
-        return latents.num_rows(self.group)
+        return groups.num_rows(self.group)
 
     def row_shape(self, array: str) -> tuple[int, ...]:
         """Return the shape of one row of an array."""
@@ -39,17 +39,17 @@ class Table:
 
     def stretches(self, count: int) -> np.ndarray:
         """Return at most `count` rows with status ok, sorted: stretches, which are read fast."""
-        shard_rows = latents.shard_rows(self.group)
+        shard_rows = groups.shard_rows(self.group)
         good = self._good_rows(max(SAMPLED_SHARDS, -(-count // shard_rows)))
         each = -(-count // max(len(good), 1))
         return np.sort(np.concatenate([rows[:each] for rows in good] or [np.empty(0, int)]))[:count]
 
     def _good_rows(self, num_shards: int) -> list[np.ndarray]:
         """Return the rows with status ok of so many shards that are done, at random."""
-        done = [shard for shard in latents.plan(self.group) if shard.index in self.done]
+        done = [shard for shard in groups.plan(self.group) if shard.index in self.done]
         order = np.random.default_rng(0).permutation(len(done))[:num_shards]
         return [
-            done[i].rows[latents.read(self.group, "status", done[i]) == Status.OK] for i in order
+            done[i].rows[groups.read(self.group, "status", done[i]) == Status.OK] for i in order
         ]
 
     def read(self, array: str, rows: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ class Table:
         for chunk in np.unique(rows // length):
             here = rows // length == chunk
             start = int(chunk) * length
-            block = latents.read(self.group, array, slice(start, start + length))
+            block = groups.read(self.group, array, slice(start, start + length))
             values[here] = block[rows[here] - start]
         return values
 
@@ -76,7 +76,7 @@ def open_table(run: RunDirectory, stage: str, name: str) -> Table | None:
     """Return the group that a stage wrote; None where it has none yet."""
     if not (run.latents / name / "zarr.json").exists():
         return None
-    group = latents.open_group(run.latents, name)
+    group = groups.open_group(run.latents, name)
     if "shard_rows" not in group.attrs:
         return None  # interrupted while it was being made
     return Table(group, shards.done(run.markers(stage)))

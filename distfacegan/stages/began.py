@@ -23,7 +23,7 @@ from distfacegan.stages.progress import Progress
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.stages.training import Training, last_step, make_trainer
-from distfacegan.store import files, latents, metrics, networks, shards
+from distfacegan.store import files, groups, metrics, shards, weight_files
 from distfacegan.store.location import ObjectStoreError, numbered, remove_tree
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
@@ -101,7 +101,7 @@ class BeganStage(Stage):
                 shown.stop()
         remove_tree(run.began / "ray")
         run.end(self.name, finished=True, started=started, steps=section.steps - first)
-        return Outcome(_summary(networks.read_meta(run.began / weights.GENERATOR)))
+        return Outcome(_summary(weight_files.read_meta(run.began / weights.GENERATOR)))
 
     def plan(self, job: Job) -> Plan:
         """Return what there is to do."""
@@ -274,14 +274,14 @@ class _ShownProgress(threading.Thread):
 
 
 def _shards_missing(run: RunDirectory) -> list[int]:
-    plan = latents.plan(latents.open_group(run.latents, "photos"))
+    plan = groups.plan(groups.open_group(run.latents, "photos"))
     done = shards.done(run.markers("ingest"))
     return [shard.index for shard in plan if shard.index not in done]
 
 
 def _any_face(run: RunDirectory) -> bool:
-    photos = latents.open_group(run.latents, "photos")
-    return bool((latents.read(photos, "status") == Status.OK).any())
+    photos = groups.open_group(run.latents, "photos")
+    return bool((groups.read(photos, "status") == Status.OK).any())
 
 
 def _failures(error: ray.train.TrainingFailedError) -> list[Exception]:

@@ -20,7 +20,7 @@ from distfacegan.core.order import Lane, latents_of_step, part_of_batch, rows_of
 from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.errors import RunDirectoryError
 from distfacegan.sections.began import Began
-from distfacegan.store import latents
+from distfacegan.store import groups
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
@@ -34,9 +34,9 @@ class StoredFaces:
 
     def __init__(self, run: RunDirectory, resolution: int, without_shards: list[int]) -> None:
         self.resolution = resolution
-        self._photos: zarr.Group = latents.open_group(run.latents, "photos")
-        ok = latents.read(self._photos, "status") == Status.OK
-        plan = [s for s in latents.plan(self._photos) if s.index not in without_shards]
+        self._photos: zarr.Group = groups.open_group(run.latents, "photos")
+        ok = groups.read(self._photos, "status") == Status.OK
+        plan = [s for s in groups.plan(self._photos) if s.index not in without_shards]
         self._places = [np.flatnonzero(ok[shard.start : shard.stop]) for shard in plan]
         self._shards = [s for s, places in zip(plan, self._places, strict=True) if len(places)]
         self._places = [places for places in self._places if len(places)]
@@ -48,7 +48,7 @@ class StoredFaces:
 
     def shard(self, number: int) -> np.ndarray:
         """Return the faces of one of the shards that have some, u8 [n, r, r, 3]."""
-        faces = latents.read(self._photos, "image", self._shards[number])[self._places[number]]
+        faces = groups.read(self._photos, "image", self._shards[number])[self._places[number]]
         side = self.resolution
         if faces.shape[1] == side:
             return faces

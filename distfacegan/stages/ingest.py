@@ -18,7 +18,7 @@ from distfacegan.sources import Source
 from distfacegan.stages import cluster, rates, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
-from distfacegan.store import latents
+from distfacegan.store import groups
 from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
@@ -36,19 +36,19 @@ class IngestWorker:
 
     def __init__(self, source: Source, store: Location, markers: Location, resolution: int) -> None:
         self._source, self._markers, self._resolution = source, markers, resolution
-        self._photos = latents.open_group(store, "photos")
+        self._photos = groups.open_group(store, "photos")
         cv2.setNumThreads(1)  # one worker a core: more threads would only wait for each other
 
     def run(self, shard: Shard) -> ShardStats:
         """Read and crop the photos of one shard and commit the faces to the store."""
         started = time.time()
-        arrays = latents.blank(self._photos, len(shard))
+        arrays = groups.blank(self._photos, len(shard))
         arrays["key"][:] = self._source.keys[shard.start : shard.stop]
         for i, row in enumerate(shard.rows):
             arrays["status"][i], found = crop(self._source, int(row), self._resolution)
             if found is not None:
                 arrays["image"][i], arrays["box"][i] = found
-        return latents.commit(self._photos, self._markers, shard, arrays, started)
+        return groups.commit(self._photos, self._markers, shard, arrays, started)
 
 
 def crop(
@@ -99,7 +99,7 @@ class IngestStage(Stage):
         """Finish the stage."""
         section = job.spec.ingest
         assert section is not None
-        photos = latents.create_group(
+        photos = groups.create_group(
             job.run.latents,
             "photos",
             num_rows=len(job.source.keys),
@@ -114,9 +114,9 @@ class IngestStage(Stage):
             resolution=section.resolution,
         )
         outcome = finish_shards(
-            self, job, latents.plan(photos), worker, workers=cluster.cpu_workers(section.workers)
+            self, job, groups.plan(photos), worker, workers=cluster.cpu_workers(section.workers)
         )
-        _name_unreadable(job.source, latents.read(photos, "status"))
+        _name_unreadable(job.source, groups.read(photos, "status"))
         return outcome
 
     def plan(self, job: Job) -> Plan:

@@ -26,7 +26,7 @@ from distfacegan.sections.invert import Invert, Retry
 from distfacegan.stages import cluster, rates, sizes, surrogate
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
-from distfacegan.store import latents, shards
+from distfacegan.store import groups, shards
 from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
@@ -63,8 +63,8 @@ class InvertWorker:
     ) -> None:
         """Load the generator and the surrogate, and open the stores; `batch` faces go together."""
         torch.set_num_threads(1)  # the number of threads changes how sums are rounded
-        self._photos = latents.open_group(photos, "photos")
-        self._latents = latents.open_group(store, "latents")
+        self._photos = groups.open_group(photos, "photos")
+        self._latents = groups.open_group(store, "latents")
         self._markers, self._batch, self._device = markers, batch, device
         self._retry = retry
         model = latent_model(weights.load_generator(generator).to(device))
@@ -75,10 +75,10 @@ class InvertWorker:
 
     def run(self, shard: Shard) -> ShardStats:
         """Invert the faces of one shard and commit their latents to the store."""
-        arrays = latents.blank(self._latents, len(shard))
+        arrays = groups.blank(self._latents, len(shard))
         arrays["status"][:] = Status.NOTHING_UPSTREAM
-        status = latents.read(self._photos, "status", shard)
-        images = latents.read(self._photos, "image", shard)
+        status = groups.read(self._photos, "status", shard)
+        images = groups.read(self._photos, "image", shard)
         with_face = np.flatnonzero(status == Status.OK)
         with self._computing:
             started = time.time()
@@ -87,7 +87,7 @@ class InvertWorker:
             finite = np.isfinite(arrays["loss"][with_face])
             arrays["status"][with_face] = np.where(finite, Status.OK, Status.FAILED)
             sums = self._search_again(shard, images, arrays, self._retry) if self._retry else None
-        return latents.commit(self._latents, self._markers, shard, arrays, started, sums)
+        return groups.commit(self._latents, self._markers, shard, arrays, started, sums)
 
     def _search_again(
         self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray], retry: Retry
@@ -149,9 +149,9 @@ class InvertStage(Stage):
     def inputs(self, job: Job) -> dict[str, Any]:
         """Return the identities of the faces and of the generator."""
         photos_run = _photos_run(job)
-        photos = latents.open_group(photos_run.latents, "photos")
+        photos = groups.open_group(photos_run.latents, "photos")
         generator = _generator(job)
-        generator.check_resolution(latents.lengths(photos)["R"])  # a misfit is said here
+        generator.check_resolution(groups.lengths(photos)["R"])  # a misfit is said here
         return {"photos": photos_run.identity("ingest"), "generator": generator.digest}
 
     def execute(self, job: Job) -> Outcome:
@@ -159,8 +159,8 @@ class InvertStage(Stage):
         section, run = job.spec.invert, job.run
         assert section is not None
         photos_run, generator = _photos_run(job), _generator(job)
-        photos = latents.open_group(photos_run.latents, "photos")
-        latents.create_group_of(photos, run.latents, "latents", Z=generator.network.latent_dim)
+        photos = groups.open_group(photos_run.latents, "photos")
+        groups.create_group_of(photos, run.latents, "latents", Z=generator.network.latent_dim)
         device = cluster.device(job.spec.device)
         found = {**job.settings(self), "precision": _precision(section.precision, device, run)}
         learns = RECIPES[section.recipe].needs_surrogate
@@ -180,7 +180,7 @@ class InvertStage(Stage):
         return finish_shards(
             self,
             job,
-            latents.plan(photos),
+            groups.plan(photos),
             worker,
             workers=cluster.gpu_workers(section.workers, job.spec.device),
             upstream=[shards.done(photos_run.markers("ingest"))],

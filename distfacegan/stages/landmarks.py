@@ -20,7 +20,7 @@ from distfacegan.sources import Source
 from distfacegan.stages import cluster, ingest, rates, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
-from distfacegan.store import files, latents, shards
+from distfacegan.store import files, groups, shards
 from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
@@ -49,8 +49,8 @@ class LandmarkWorker:
         device: str = "cpu",
     ) -> None:
         cv2.setNumThreads(1)  # workers share the cores already
-        self._photos = latents.open_group(store, "photos")
-        self._landmarks = latents.open_group(store, "landmarks")
+        self._photos = groups.open_group(store, "photos")
+        self._landmarks = groups.open_group(store, "landmarks")
         self._markers, self._source = markers, source
         self._detector = detector.make(device) if detector.finds else None
         self._min_score = min_score
@@ -59,9 +59,9 @@ class LandmarkWorker:
     def run(self, shard: Shard) -> ShardStats:
         """Find the landmarks of one shard and commit them to the store."""
         started = time.time()
-        arrays = latents.blank(self._landmarks, len(shard))
+        arrays = groups.blank(self._landmarks, len(shard))
         arrays["status"][:] = Status.NOTHING_UPSTREAM
-        upstream = latents.read(self._photos, "status", shard)
+        upstream = groups.read(self._photos, "status", shard)
         with_face = np.flatnonzero(upstream == Status.OK)
         own = {
             i: points
@@ -73,7 +73,7 @@ class LandmarkWorker:
             points = np.array(list(own.values()), np.float32).reshape(-1, 49, 2)
             score = np.ones(points.shape[:2], np.float32)
         else:
-            image = latents.read(self._photos, "image", shard)[with_face]
+            image = groups.read(self._photos, "image", shard)[with_face]
             with self._computing:
                 started = time.time()
                 points, score = self._detector.detect(image)
@@ -84,14 +84,14 @@ class LandmarkWorker:
         # A point beyond the crop is moved to its edge: L-Gen's sigmoid knows nothing else.
         arrays["points"][with_face], arrays["score"][with_face] = points.clip(0, 1), score
         arrays["status"][with_face] = np.where(good, Status.OK, Status.LANDMARKS_NOT_TRUSTED)
-        return latents.commit(self._landmarks, self._markers, shard, arrays, started)
+        return groups.commit(self._landmarks, self._markers, shard, arrays, started)
 
     def _own_points(self, shard: Shard, i: int) -> np.ndarray | None:
         """Return the source's own points of a face [P, 2], in units of the face."""
         points = None if self._source is None else self._source.annotation(shard.start + int(i))
         if points is None:
             return None
-        box = latents.read(self._photos, "box", slice(shard.start + i, shard.start + i + 1))[0]
+        box = groups.read(self._photos, "box", slice(shard.start + i, shard.start + i + 1))[0]
         return faces.points_in_face(points, box)
 
 
@@ -141,8 +141,8 @@ class LandmarkStage(Stage):
         """Finish the stage."""
         section, run = job.spec.landmarks, job.run
         assert section is not None
-        photos = latents.open_group(run.latents, "photos")
-        latents.create_group_of(photos, run.latents, "landmarks")
+        photos = groups.open_group(run.latents, "photos")
+        groups.create_group_of(photos, run.latents, "landmarks")
         worker = functools.partial(
             LandmarkWorker,
             store=run.latents,
@@ -159,7 +159,7 @@ class LandmarkStage(Stage):
         return finish_shards(
             self,
             job,
-            latents.plan(photos),
+            groups.plan(photos),
             worker,
             workers=workers,
             upstream=[shards.done(run.markers("ingest"))],

@@ -24,7 +24,7 @@ from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.stages import cluster, rates, sizes
 from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit, gpu_share, own_variant
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
-from distfacegan.store import files, latents, networks, shards
+from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.location import remove_tree
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
@@ -43,12 +43,12 @@ def load_rows(
     run: RunDirectory, without_shards: Collection[int] = ()
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return z [n, Z] and landmarks [n, 49, 2] of the rows that have both."""
-    z_group = latents.open_group(run.latents, "latents")
-    points_group = latents.open_group(run.latents, "landmarks")
-    good = (latents.read(z_group, "status") == Status.OK) & (
-        latents.read(points_group, "status") == Status.OK
+    z_group = groups.open_group(run.latents, "latents")
+    points_group = groups.open_group(run.latents, "landmarks")
+    good = (groups.read(z_group, "status") == Status.OK) & (
+        groups.read(points_group, "status") == Status.OK
     )
-    for shard in latents.plan(z_group):
+    for shard in groups.plan(z_group):
         if shard.index in without_shards:
             good[shard.rows] = False
     if good.sum() < MIN_ROWS:
@@ -56,7 +56,7 @@ def load_rows(
             f"{run.latents}: {good.sum()} rows have both a latent and landmarks that are trusted; "
             f"L-Gen needs {MIN_ROWS} at least (`distfacegan status` counts every status)"
         )
-    return latents.read(z_group, "z")[good], latents.read(points_group, "points")[good]
+    return groups.read(z_group, "z")[good], groups.read(points_group, "points")[good]
 
 
 class LGenStage(Stage):
@@ -118,7 +118,7 @@ class LGenStage(Stage):
             "generator": _inverted_digest(run),
         }
         for name, network in (("held_out", chosen), ("final", final)):
-            networks.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
+            weight_files.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
         files.write_json(run.lgen / "trials.json", list(map(dataclasses.asdict, trials)))
         files.write_json(run.lgen / "evaluation.json", dataclasses.asdict(evaluation))
         remove_tree(run.lgen / "tune")
@@ -161,7 +161,7 @@ class LGenStage(Stage):
 
 
 def _shards_missing(run: RunDirectory) -> list[int]:
-    plan = latents.plan(latents.open_group(run.latents, "latents"))
+    plan = groups.plan(groups.open_group(run.latents, "latents"))
     done = shards.done(run.markers("landmarks")) & shards.done(run.markers("invert"))
     return [shard.index for shard in plan if shard.index not in done]
 

@@ -13,7 +13,7 @@ from distfacegan import weights
 from distfacegan.core.networks import Discriminator, Generator
 from distfacegan.errors import DistfaceganError, SourceError
 from distfacegan.sections.began import Began
-from distfacegan.store import latents
+from distfacegan.store import groups
 from distfacegan.store.location import Location
 from distfacegan.store.run_directory import RunDirectory
 
@@ -43,11 +43,11 @@ def photos(job: Job) -> Photos:
     of = job.spec.invert.photos if job.spec.invert else None
     run = job.run if of is None else RunDirectory(of)
     try:
-        group = latents.open_group(run.latents, "photos")
+        group = groups.open_group(run.latents, "photos")
     except DistfaceganError:
         return Photos(None, False, f"those of {run.root}, which has none yet", None, None)
-    count, resolution = latents.num_rows(group), latents.lengths(group)["R"]
-    return Photos(count, True, f"{count:,} of {run.root}", latents.shard_rows(group), resolution)
+    count, resolution = groups.num_rows(group), groups.lengths(group)["R"]
+    return Photos(count, True, f"{count:,} of {run.root}", groups.shard_rows(group), resolution)
 
 
 def _listed(job: Job) -> tuple[int | None, bool, str]:

@@ -16,7 +16,7 @@ from distfacegan.sections.invert import SurrogateSettings
 from distfacegan.stages import cluster
 from distfacegan.stages.actors import WorkerError
 from distfacegan.stages.stage import Job
-from distfacegan.store import networks
+from distfacegan.store import weight_files
 from distfacegan.store.location import Location, ObjectStoreError
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def train(job: Job, section: SurrogateSettings, generator: weights.LoadedGenerat
 
 def is_ready(folder: Location, made_of: dict[str, Any]) -> bool:
     """Say whether a folder holds the finished surrogate of this generator and these settings."""
-    return _is_of(folder, made_of) and "unexplained" in networks.read_meta(folder)
+    return _is_of(folder, made_of) and "unexplained" in weight_files.read_meta(folder)
 
 
 def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, device: str) -> None:
@@ -75,7 +75,7 @@ def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, d
     if known is None:
         z, targets = draw_thumbnails(model, made_of["seed"], made_of["pictures"])
         known = {"pictures": {"z": z, "pictures": targets}}
-        networks.save(drawn, known, made_of)
+        weight_files.save(drawn, known, made_of)
     z, targets = (known["pictures"][name].to(device) for name in ("z", "pictures"))
     training = SurrogateTraining(
         model,
@@ -91,10 +91,10 @@ def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, d
     while training.num_steps < training.steps:
         training.step()
         if training.num_steps % CHECKPOINT_EVERY == 0:
-            networks.save(partial, training.state(), {**made_of, "done": training.num_steps})
+            weight_files.save(partial, training.state(), {**made_of, "done": training.num_steps})
     share = unexplained(training.surrogate, z[:HELD_OUT], targets[:HELD_OUT])
     finished = {"surrogate": training.surrogate.state_dict()}
-    networks.save(folder, finished, {**made_of, "unexplained": share})
+    weight_files.save(folder, finished, {**made_of, "unexplained": share})
 
 
 def progress(folder: Location, made_of: dict[str, Any]) -> str:
@@ -102,7 +102,7 @@ def progress(folder: Location, made_of: dict[str, Any]) -> str:
     drawn, partial = _drafts(folder)
     try:
         if _is_of(partial, made_of):
-            return f"has trained {networks.read_meta(partial).get('done', 0)} steps or more"
+            return f"has trained {weight_files.read_meta(partial).get('done', 0)} steps or more"
         return "is being trained" if _is_of(drawn, made_of) else "waits for images of the generator"
     except (OSError, ObjectStoreError, DistfaceganError):  # the worker is writing it
         return "is being trained"
@@ -111,7 +111,7 @@ def progress(folder: Location, made_of: dict[str, Any]) -> str:
 def discard_drafts(folder: Location) -> None:
     """Delete what only a surrogate in training needs."""
     for draft in _drafts(folder):
-        networks.remove(draft)
+        weight_files.remove(draft)
 
 
 def _drafts(folder: Location) -> tuple[Location, Location]:
@@ -122,7 +122,7 @@ def _load(folder: Location, made_of: dict[str, Any], *names: str) -> dict[str, A
     """Return what a draft holds; None where it is missing, damaged or another surrogate's."""
     try:
         if _is_of(folder, made_of):
-            return {name: networks.load(folder, name) for name in names}
+            return {name: weight_files.load(folder, name) for name in names}
     except DistfaceganError as error:
         log.warning("%s; made again", error)
     return None
@@ -131,5 +131,5 @@ def _load(folder: Location, made_of: dict[str, Any], *names: str) -> dict[str, A
 def _is_of(folder: Location, made_of: dict[str, Any]) -> bool:
     if not (folder / "meta.json").exists():
         return False
-    meta = networks.read_meta(folder)
+    meta = weight_files.read_meta(folder)
     return {name: meta.get(name) for name in made_of} == made_of

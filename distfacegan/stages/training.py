@@ -26,7 +26,7 @@ from distfacegan.sections.began import Began
 from distfacegan.stages.feed import Feed, StoredFaces
 from distfacegan.stages.look import Look
 from distfacegan.stages.sizes import began_shape
-from distfacegan.store import metrics, networks
+from distfacegan.store import metrics, weight_files
 from distfacegan.store.checkpoints import Checkpoints, Point
 from distfacegan.store.metrics import MetricsLine
 from distfacegan.store.run_directory import RunDirectory
@@ -174,7 +174,7 @@ class Training:
         watch, self._num_rollbacks = self._section.watch, point.num_rollbacks
         if point.checkpoint is not None:
             groups = self.trainer.state_groups
-            states = {name: networks.load(point.checkpoint, name) for name in groups}
+            states = {name: weight_files.load(point.checkpoint, name) for name in groups}
             self.trainer.load_state(states)
         if point.learning_rate_scale is not None:
             self.trainer.learning_rate_scale = point.learning_rate_scale
@@ -200,11 +200,11 @@ class Training:
     def _publish(self) -> None:
         """Copy the generator of the last checkpoint to where later stages look for it."""
         last = self._checkpoints.kept()[-1]
-        meta = networks.read_meta(last)
+        meta = weight_files.read_meta(last)
         del meta["digests"], meta["memory"]
         name = "averaged" if self._section.ema else "generator"
-        state = {weights.GENERATOR: networks.load(last, name)}
-        networks.save(self._run.began / weights.GENERATOR, state, meta)
+        state = {weights.GENERATOR: weight_files.load(last, name)}
+        weight_files.save(self._run.began / weights.GENERATOR, state, meta)
 
     def _as_rank_0(self, work: Callable[[], T]) -> T:
         """Return what rank 0 finds; the others wait for it. The plain class alone is rank 0."""

@@ -11,10 +11,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from distfacegan.store import files, formats, metrics, networks
+from distfacegan.store import files, formats, metrics, weight_files
 from distfacegan.store.location import Location, numbered
-from distfacegan.store.networks import State
 from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.weight_files import State
 
 KEEP = 3
 
@@ -56,10 +56,10 @@ class Checkpoints:
         rollbacks = self.rollbacks()
         return [
             path
-            for path in networks.checkpoints(self._folder)
+            for path in weight_files.checkpoints(self._folder)
             if all(
                 int(path.name) <= rollback.to
-                for rollback in rollbacks[networks.read_meta(path)["rollbacks"] :]
+                for rollback in rollbacks[weight_files.read_meta(path)["rollbacks"] :]
             )
         ]
 
@@ -67,14 +67,14 @@ class Checkpoints:
         """Return the newest checkpoint, after deleting what is later than it. For rank 0 alone."""
         kept = self.kept()
         step = int(kept[-1].name) if kept else 0
-        for path in networks.checkpoints(self._folder):
+        for path in weight_files.checkpoints(self._folder):
             if path not in kept:
-                networks.remove(path)
+                weight_files.remove(path)
         for path in numbered(self._samples, ".png"):
             if int(path.stem) > step:
                 path.unlink(missing_ok=True)
         metrics.truncate(self._metrics, step)
-        meta = networks.read_meta(kept[-1]) if kept else {}
+        meta = weight_files.read_meta(kept[-1]) if kept else {}
         rollbacks = self.rollbacks()
         later = rollbacks[meta.get("rollbacks", 0) :]
         scale = later[-1].learning_rate_scale if later else None
@@ -83,8 +83,8 @@ class Checkpoints:
     def write(self, step: int, states: Mapping[str, State], meta: Mapping[str, Any]) -> None:
         """Write the checkpoint of a step; the newest three are kept."""
         meta = {**meta, "rollbacks": len(self.rollbacks())}
-        networks.save(self._folder / f"{step:08d}", states, meta)  # goes last
-        networks.prune(self._folder, KEEP)
+        weight_files.save(self._folder / f"{step:08d}", states, meta)  # goes last
+        weight_files.prune(self._folder, KEEP)
 
     def write_samples(self, step: int, grid: bytes) -> None:
         """Write a picture of what the generator makes at a step."""
@@ -95,7 +95,7 @@ class Checkpoints:
         kept = self.kept()
         if not kept:
             return None
-        to = max(kept, key=lambda path: networks.read_meta(path).get("diversity_ratio", 0.0))
+        to = max(kept, key=lambda path: weight_files.read_meta(path).get("diversity_ratio", 0.0))
         rollback = Rollback(step, int(to.name), reason, learning_rate_scale)
         every = [*self.rollbacks(), rollback]
         files.write_json(self._rollbacks, list(map(dataclasses.asdict, every)))

@@ -1,7 +1,7 @@
 """A run directory: everything that a job keeps, and the only thing that says what is done.
 
 job.yaml                 the resolved spec of the last run
-latents.zarr/            photos, landmarks, latents (store/latents.py)
+latents.zarr/            photos, landmarks, latents (store/groups.py)
 shards/<stage>/          a marker for every finished shard (store/shards.py)
 stages/<stage>.json      what the stage was begun with, and how its runs went
 began/ lgen/ synthetic/  networks, samples, metrics, generated faces

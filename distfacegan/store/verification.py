@@ -16,7 +16,7 @@ import zarr
 
 from distfacegan import __version__
 from distfacegan.errors import DistfaceganError
-from distfacegan.store import files, latents, networks, shards
+from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.formats import NewerFormatError
 from distfacegan.store.location import Location, ObjectStoreError, numbered, remove_tree
 from distfacegan.store.records import StageRecord
@@ -60,22 +60,22 @@ def check_group(run: RunDirectory, stage: str, name: str) -> Iterator[Finding]:
         yield Finding(f"{folder} is damaged; to be done again: {', '.join(lost)}")
         return
     try:
-        group = latents.open_group(run.latents, name)
-        plan = latents.plan(group)
-        wrong = latents.shape_differences(group, **latents.lengths(group))
+        group = groups.open_group(run.latents, name)
+        plan = groups.plan(group)
+        wrong = groups.shape_differences(group, **groups.lengths(group))
         if wrong:
             raise TypeError("\n".join(["its arrays are not this version's", *wrong]))
     except Exception as error:  # zarr raises anything for metadata that it does not understand
         _raise_if_passing(error)
         yield unreadable(folder, error)
         return
-    for difference in latents.schema_differences(group):
+    for difference in groups.schema_differences(group):
         yield Finding(f"{folder} has {difference}; what is there is checked", "note")
 
     def damage_of(shard: Shard, marker: ShardStats) -> list[str]:
         damage = list(_array_damage(group, shard, marker))
         if damage:
-            latents.discard(group, shard)
+            groups.discard(group, shard)
         return damage
 
     yield from _check_shards(run, stage, plan, damage_of)
@@ -100,7 +100,7 @@ def check_networks(folders: Sequence[Location], *, expected: bool = False) -> It
                 yield Finding(f"{folder} is missing; to be made again")
             continue
         try:
-            damage = networks.damaged(folder)
+            damage = weight_files.damaged(folder)
         except FileNotFoundError:
             damage = [f"{folder / 'meta.json'} is missing"]
         except Exception as error:
@@ -110,7 +110,7 @@ def check_networks(folders: Sequence[Location], *, expected: bool = False) -> It
                 continue
             damage = [str(error)]
         if damage:
-            networks.remove(folder)
+            weight_files.remove(folder)
             yield Finding(f"{', '.join(damage)}; to be made again")
 
 
@@ -195,12 +195,12 @@ def _array_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
     for array, expected in marker.digests.items():
         name = array.partition("/")[2]
         try:
-            rows = latents.read(group, name, shard)
+            rows = groups.read(group, name, shard)
         except Exception as error:  # whatever a codec makes of damaged bytes
             _raise_if_passing(error)
             yield f"{array} cannot be read ({str(error).splitlines()[0]})"
             continue
-        if latents.rows_digest(rows) != expected:
+        if groups.rows_digest(rows) != expected:
             yield f"{array} is not what was written"
         elif name == "status" and shards.count_statuses(rows) != marker.statuses:
             yield f"{array} has other counts than the marker"
