@@ -1,19 +1,15 @@
 # make quickstart: environment, install, then every stage on built-in faces.
-# make test:       environment, install, then the tests (what .ci/run calls).
-# make lanes:      the same, those with Ray and those without side by side.
+# make test:       environment, install, then the tests, those with Ray beside the others (what .ci/run calls).
 
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test lanes check
+.PHONY: quickstart test check
 
 quickstart: .venv
 	$(BIN)/distfacegan run jobs/quickstart.yaml
 
 test: check
-	$(BIN)/pytest -q
-
-lanes: check
 	$(BIN)/python -m tests.lanes
 
 check: .venv

@@ -1,4 +1,4 @@
-"""Run the tests in two lanes at once: those that need Ray, and all others (`make lanes`)."""
+"""Run the tests in two lanes at once: those that need Ray, and all others (`make test`)."""
 
 from __future__ import annotations
 
