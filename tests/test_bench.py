@@ -170,7 +170,7 @@ def test_a_place_for_runs_is_measured_and_left_as_it_was(tmp_path, monkeypatch, 
 def test_a_place_that_gives_back_other_rows_is_no_place_for_runs(tmp_path, monkeypatch):
     monkeypatch.setattr(storage, "SHARD_ROWS", 8)
     monkeypatch.setattr(storage, "RESOLUTION", 16)
-    monkeypatch.setattr(storage.latents, "read", lambda group, array, rows: np.zeros(1))
+    monkeypatch.setattr(storage.groups, "read", lambda group, array, rows: np.zeros(1))
     with pytest.raises(DistfaceganError, match="does not give back what was written"):
         storage.measure(tmp_path, 1)
 

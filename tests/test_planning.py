@@ -44,7 +44,7 @@ def test_the_stages_of_the_pipeline_are_those_of_specs_and_of_run_directories():
 def test_the_sizes_of_the_small_job(tmp_path):
     text = plan(tmp_path)
     assert "100 rows in 10 shards of 10, at most 307 KB at 32x32" in line(text, "ingest")
-    assert "400 steps of 16 faces at 16x16 on 2 workers" in line(text, "began")
+    assert "200 steps of 16 faces at 16x16 on 2 workers" in line(text, "began")
     # z of 8 numbers, a loss, steps and a status: 8 * 4 + 4 + 4 + 1 bytes.
     assert "100 rows in 10 shards of 10, at most 4.1 KB, bfgs, 20 steps" in line(text, "invert")
     assert "GPUs" not in text
