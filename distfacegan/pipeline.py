@@ -15,6 +15,7 @@ from distfacegan.stages import (
     invert,
     landmarks,
     lgen,
+    pairs,
     reporting,
     synthesize,
 )
@@ -32,6 +33,7 @@ STAGES: tuple[Stage, ...] = (
     landmarks.STAGE,
     began.STAGE,
     invert.STAGE,
+    pairs.STAGE,
     lgen.STAGE,
     synthesize.STAGE,
     reporting.STAGE,
@@ -47,9 +49,9 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
     the stages that read from them, wrote before. Raises DistfaceganError, with nothing touched,
     for settings that cannot work or that differ from those on disk.
     """
-    stages = chosen(spec, only)
-    cleared = _with_readers(stages) if fresh else ()
+    cleared = _with_readers(chosen(spec, only)) if fresh else ()
     job = begun_job(spec, but=cleared)
+    stages = chosen(job.spec, only)
     reach(job.run.root)
     _refuse_foreign_folder(job.run)
     for stage in stages:
@@ -98,16 +100,18 @@ def verify(run: RunDirectory) -> Iterator[tuple[str, Finding]]:
 
 def stages_of(spec: JobSpec) -> list[Stage]:
     """Return the stages of a spec, in order."""
-    return [stage for stage in STAGES if stage.name in spec.stages]
+    return [stage for stage in STAGES if stage.wanted(spec)]
 
 
 def chosen(spec: JobSpec, only: Sequence[str]) -> list[Stage]:
     """Return the stages that are to run; raise SpecError for one that the spec does not have."""
+    stages = stages_of(spec)
+    names = [stage.name for stage in stages]
     for name in only:
-        if name not in spec.stages:
-            have = ", ".join(spec.stages)
-            raise SpecError(f"--only {name}: the spec has no section {name}; it has {have}")
-    return [stage for stage in stages_of(spec) if not only or stage.name in only]
+        if name not in names:
+            have = ", ".join(names)
+            raise SpecError(f"--only {name}: the spec has no stage {name}; it has {have}")
+    return [s for s in stages if not only or s.name in only or s.section in only]
 
 
 def begun_job(spec: JobSpec, but: Collection[Stage] = ()) -> Job:
@@ -120,7 +124,7 @@ def begun_job(spec: JobSpec, but: Collection[Stage] = ()) -> Job:
     sections = {}
     for stage in stages_of(spec):
         record = None if stage in but else directory.record(stage.name)
-        if record is not None:
+        if record is not None and stage.name == stage.section:
             sections[stage.name] = getattr(spec, stage.name).as_begun(record.settings)
     return Job(spec.model_copy(update=sections))
 

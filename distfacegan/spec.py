@@ -14,16 +14,14 @@ from pydantic import (
     model_validator,
 )
 
-from distfacegan.core.detectors import DETECTORS, DetectorSettings
-from distfacegan.core.detectors.fan import FaceAlignment
 from distfacegan.sections.began import Began
 from distfacegan.sections.invert import Invert
-from distfacegan.sections.lgen import LGen
+from distfacegan.sections.landmarks import Landmarks
+from distfacegan.sections.lgen import LGen, Pairs
 from distfacegan.settings import Choosing, OneOf, Section, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
 from distfacegan.store.exports import FORMATS, ExportFormat
 from distfacegan.store.exports.webdataset import WebDataset
-from distfacegan.store.run_directory import STAGES
 
 
 class Ingest(Section):
@@ -38,21 +36,7 @@ class Ingest(Section):
     workers: Workers = None
 
 
-class Landmarks(Choosing):
-    """Faces to 49 landmarks each."""
-
-    chooses: ClassVar[str] = "detector"
-
-    detector: Annotated[DetectorSettings, OneOf(DETECTORS)] = FaceAlignment()
-    """Where the landmarks come from."""
-    min_score: Annotated[float, Field(ge=0, le=1)] | None = None
-    """Faces whose mean score is lower are not trusted (status 4); default: the detector's own."""
-    workers: Workers = None
-
-    @property
-    def least_score(self) -> float:
-        """The mean score below which a face's landmarks are not trusted."""
-        return self.detector.min_score if self.min_score is None else self.min_score
+SECTIONS = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
 
 
 class Synthesize(Choosing):
@@ -66,6 +50,10 @@ class Synthesize(Choosing):
     """How they are written."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 1000
     """Faces of one shard, which a worker holds in memory."""
+    labels: Literal["lgen", "detector", "mean"] = "lgen"
+    """Where the landmarks come from. lgen: L-Gen(z). detector: the job's detector on the very face.
+    mean: the mean of both, the truest. L-Gen's stand in for a face on which the detector is not
+    to be trusted."""
     generator: StorePath | None = None
     """Weights of G; default: this run's BEGAN."""
     lgen: StorePath | None = None
@@ -75,6 +63,11 @@ class Synthesize(Choosing):
 
 class Report(Section):
     """The page and its numbers."""
+
+    attributes: StorePath | None = None
+    """A table of attributes (.csv, .parquet, or CelebA's list_attr_celeba.txt), whose first column
+    names the photos: the report says by attribute how many faces were found. Default: one beside
+    the photos, named attributes.csv, attributes.parquet or list_attr_celeba.txt."""
 
 
 class JobSpec(Section):
@@ -105,8 +98,20 @@ class JobSpec(Section):
                 f"{self.ingest.resolution}, or that divided by a whole number"
             )
         self._use_one_generator()
-        if not self.stages:
-            raise ValueError(f"nothing to do: none of the sections {', '.join(STAGES)} is there")
+        if self.lgen and self.lgen.pairs in ("prior", "both") and not self.has_detector:
+            raise ValueError(
+                f"lgen.pairs is {self.lgen.pairs}: generated faces are labelled by the job's "
+                "detector, and the section landmarks has none. Give it one "
+                "(`landmarks: {detector: onnx, model: FILE}`), or set lgen.pairs to photos"
+            )
+        if self.synthesize and self.synthesize.labels != "lgen" and not self.has_detector:
+            raise ValueError(
+                f"synthesize.labels is {self.synthesize.labels}, and the section landmarks has no "
+                "detector. Give it one (`landmarks: {detector: onnx, model: FILE}`), or set "
+                "synthesize.labels to lgen"
+            )
+        if not any(getattr(self, name) for name in SECTIONS):
+            raise ValueError(f"nothing to do: none of the sections {', '.join(SECTIONS)} is there")
         return self
 
     def _use_one_generator(self) -> None:
@@ -127,14 +132,20 @@ class JobSpec(Section):
         )
 
     @property
-    def stages(self) -> list[str]:
-        """The sections present, in the order in which they run."""
-        return [name for name in STAGES if getattr(self, name) is not None]
+    def has_detector(self) -> bool:
+        """The job's landmarks are found in pictures, so they can be found on generated faces."""
+        return self.landmarks is not None and self.landmarks.detector.finds
+
+    @property
+    def pairs(self) -> Pairs:
+        """What L-Gen learns from, where there is a section lgen."""
+        given = self.lgen.pairs if self.lgen else None
+        return given or ("prior" if self.has_detector else "photos")
 
 
 def json_schema() -> dict[str, Any]:
     """Return the JSON schema of a spec as it is written."""
     schema = JobSpec.model_json_schema()
-    for name in STAGES:  # `report:` with nothing after it means the defaults
+    for name in SECTIONS:  # `report:` with nothing after it means the defaults
         schema["properties"][name].setdefault("description", f"Run the stage {name}.")
     return schema

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from distfacegan.errors import SpecError
 from distfacegan.settings import Choosing, OneOf, Section
-from distfacegan.spec import STAGES, JobSpec
+from distfacegan.spec import SECTIONS, JobSpec
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
@@ -23,12 +23,12 @@ def load(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
     Raises SpecError with one line for every mistake: file, field, what was found, what is meant.
     """
     document = _read_mapping(path)
-    for section in STAGES:
+    for section in SECTIONS:
         if section in document and document[section] is None:
             document[section] = {}  # `report:` alone means its defaults
     for override in overrides:
         _apply(document, override)
-    for section in STAGES:
+    for section in SECTIONS:
         [model] = _sections_in(JobSpec.model_fields[section].annotation)
         if model.has_config and isinstance(document.get(section), dict):
             document[section] = _include(document[section], path)

@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
+from typing import Any
 
+from distfacegan.core.audit import Audit, Judged
 from distfacegan.core.lgen import Evaluation, LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.surrogate import Surrogate
+from distfacegan.core.uncertainty import Reliability
 from distfacegan.errors import CheckpointError, RunDirectoryError
 from distfacegan.store import formats, weight_files
 from distfacegan.store.location import Location
@@ -96,15 +100,8 @@ def load_lgen(path: Location, latent_dim: int, generator: str) -> LandmarkGenera
     """
     if not path.is_dir():
         raise CheckpointError(f"no landmark generator at {path}: give the folder that holds one")
-    state = weight_files.load(path, LGEN)
-    try:
-        variant = weight_files.read_meta(path)["variant"]
-        shape = {name: variant[name] for name in ("depth", "width", "activation")}
-        takes = state["hidden.0.weight"].shape[1]
-        network = LandmarkGenerator(latent_dim=takes, **shape)
-        network.load_state_dict(state)
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"{path} holds no landmark generator: {error!r}") from None
+    network = _load_lgen(path, LGEN)
+    takes = network.hidden[0].in_features
     if takes != latent_dim:
         raise CheckpointError(
             f"{path} takes z of {takes} dimensions, the generator of {latent_dim}"
@@ -117,6 +114,44 @@ def load_lgen(path: Location, latent_dim: int, generator: str) -> LandmarkGenera
             "Use the two that belong together (`generator` and `lgen` of the section synthesize), "
             "or run the stages invert and lgen with this generator."
         )
+    return network
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelMaker:
+    """What gives the landmarks of generated faces, and says how far off they may be."""
+
+    lgen: LandmarkGenerator
+    others: list[LandmarkGenerator]  # whose spread is a sign of error; empty where there are none
+    reliability: dict[str, Reliability]  # by the kind of label; empty where it was not measured
+
+
+def load_label_maker(path: Location, latent_dim: int, generator: str) -> LabelMaker:
+    """Load a landmark generator as `load_lgen` does, and what was kept beside it."""
+    lgen = load_lgen(path, latent_dim, generator)
+    meta = weight_files.read_meta(path)
+    variants = meta.get("members", [])
+    return LabelMaker(
+        lgen,
+        [_load_lgen(path, f"member{i}", v) for i, v in enumerate(variants, 1)],
+        {
+            name: Reliability(**formats.known_fields(Reliability, found))
+            for name, found in meta.get("reliability", {}).items()
+        },
+    )
+
+
+def _load_lgen(
+    path: Location, name: str, variant: Mapping[str, Any] | None = None
+) -> LandmarkGenerator:
+    state = weight_files.load(path, name)
+    try:
+        variant = variant or weight_files.read_meta(path)["variant"]
+        shape = {key: variant[key] for key in ("depth", "width", "activation")}
+        network = LandmarkGenerator(latent_dim=state["hidden.0.weight"].shape[1], **shape)
+        network.load_state_dict(state)
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"{path} holds no landmark generator: {error!r}") from None
     return network.eval()
 
 
@@ -150,4 +185,22 @@ def lgen_owner(path: Location) -> str | None:
 def lgen_evaluation(path: Location) -> Evaluation | None:
     """Return the errors that were measured when a landmark generator was made, if they are kept."""
     found = weight_files.read_meta(path).get("evaluation")
-    return Evaluation(**formats.known_fields(Evaluation, found)) if found else None
+    return parse_evaluation(found) if found else None
+
+
+def parse_evaluation(found: Mapping[str, Any]) -> Evaluation:
+    """Return L-Gen's errors from the JSON that keeps them."""
+    known = formats.known_fields(Evaluation, found)
+    if found.get("fresh"):
+        fresh = formats.known_fields(Audit, found["fresh"])
+        if fresh.get("judged"):
+            fresh["judged"] = Judged(**formats.known_fields(Judged, fresh["judged"]))
+        known["fresh"] = Audit(**fresh)
+    elif found.get("generated"):  # as version 0.1.0 kept it
+        known["fresh"] = Audit(
+            count=found["generated"],
+            trusted=found["generated_trusted"],
+            nme=found["nme_generated"],
+            nme_mean_shape=found["nme_generated_mean_shape"],
+        )
+    return Evaluation(**known)

@@ -8,12 +8,10 @@ import pytest
 import torch
 
 from distfacegan.core import landmarks
-from distfacegan.core.detectors import (
-    fan,
-    trusted,
-)
+from distfacegan.core.detectors import fan
 from distfacegan.core.detectors.fan import FaceAlignment, FaceAlignmentDetector
 from distfacegan.core.detectors.onnx import Onnx, OnnxDetector
+from distfacegan.core.labelling import Doubt, Labeller, Labelling, Labels
 from distfacegan.errors import CheckpointError
 
 from .onnx_file import write_linear_network
@@ -73,7 +71,8 @@ def test_fan_finds_what_the_library_finds(fan_weights, monkeypatch):
         face_alignment.LandmarksType.TWO_D, device="cpu", face_detector="folder", compile=False
     )
     faces = np.random.default_rng(0).integers(0, 256, (2, 128, 128, 3), np.uint8)
-    points, score = FaceAlignmentDetector().detect(faces)
+    found = FaceAlignmentDetector().detect_twice(faces)
+    points, score = found.points, found.score
 
     # From our points back to the heatmap, and from there on as the library: it takes the frame for
     # unrounded and cuts to whole pixels. Where it cuts a whole number the last bit decides.
@@ -206,7 +205,7 @@ def test_onnx_points_lie_where_the_network_looked(tmp_path, resolution, widen, d
     points, score = OnnxDetector(model, size=28, widen=widen, down=down).detect(faces)
     np.testing.assert_allclose(points, np.repeat(SPOTS[:, None], 49, axis=1), atol=0.01)
     assert np.abs((points - SPOTS[:, None]).mean(axis=(0, 1))).max() < 0.002
-    assert score.min() > 0.9
+    assert (score == 1).all()
     assert points.dtype == score.dtype == np.float32
 
 
@@ -216,7 +215,32 @@ def test_onnx_points_are_carried_from_the_widened_view_to_the_face(tmp_path):
     points, score = OnnxDetector(model, size=8).detect(np.zeros((1, 100, 100, 3), np.uint8))
     # 100 px widened to 110 and moved down by 5: from (-5, 0), 110 px wide
     np.testing.assert_allclose(points[0], expected * 1.1 - (0.05, 0), atol=1e-6)
-    np.testing.assert_allclose(score, 1, atol=1e-5)
+    assert (score == 1).all()
+
+
+@pytest.mark.parametrize("settings", [{}, {"size": 8, "widen": 1, "down": 0}])
+def test_onnxruntime_finds_the_same_points(tmp_path, settings):
+    random = np.random.default_rng(2)
+    size = settings.get("size", 112)
+    weights = random.normal(0, 1e-4, (136, 3 * size**2))
+    model = write_linear_network(tmp_path / "m.onnx", weights, random.uniform(0, 1, 136), size)
+    faces = random.integers(0, 256, (3, 64, 64, 3), np.uint8)
+    points, _ = OnnxDetector(model, **settings).detect(faces)
+    others, _ = OnnxDetector(model, **settings, runtime="onnxruntime").detect(faces)
+    assert np.abs(points - others).max() * 64 < 0.01  # pixels
+
+
+def test_a_missing_onnxruntime_is_named_with_what_to_do(tmp_path, monkeypatch):
+    model = constant_network(tmp_path / "constant.onnx", symmetrical_68())
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(CheckpointError, match=r"pip install 'distfacegan\[onnxruntime\]'"):
+        OnnxDetector(model, size=8, runtime="onnxruntime")
+
+
+def label(detector: OnnxDetector, faces: np.ndarray, **settings) -> Labels:
+    """Return what a detector finds, with settings of the labelling."""
+    kind = Onnx(model=Path("m.onnx"))
+    return Labeller(Labelling(detector=kind, **settings), detector)(faces)
 
 
 def test_onnx_score_falls_with_the_disagreement_between_a_face_and_its_mirror_image(tmp_path):
@@ -225,7 +249,7 @@ def test_onnx_score_falls_with_the_disagreement_between_a_face_and_its_mirror_im
     points_68[37] += (0, 0.049)  # an upper lid: its partner 44 stays
     model = constant_network(tmp_path / "constant.onnx", points_68)
     detector = OnnxDetector(model, size=8, widen=1, down=0)
-    _, score = detector.detect(np.zeros((1, 64, 64, 3), np.uint8))
+    score = label(detector, np.zeros((1, 64, 64, 3), np.uint8)).score
     distances = np.zeros(49)
     distances[[landmarks.IBUG_49.index(37), landmarks.IBUG_49.index(44)]] = 0.049
     np.testing.assert_allclose(score[0], np.exp(-distances / 0.025), atol=1e-4)
@@ -235,9 +259,13 @@ def test_onnx_cancels_a_network_that_leans_sideways_and_does_not_call_it_doubt(t
     leaning = symmetrical_68() + np.float32((0.02, 0))
     model = constant_network(tmp_path / "constant.onnx", leaning)
     detector = OnnxDetector(model, size=8, widen=1, down=0)
-    points, score = detector.detect(np.zeros((1, 64, 64, 3), np.uint8))
-    np.testing.assert_allclose(points[0], landmarks.points_49(symmetrical_68()), atol=1e-6)
-    np.testing.assert_allclose(score, 1, atol=1e-5)
+    found = label(detector, np.zeros((1, 64, 64, 3), np.uint8))
+    np.testing.assert_allclose(found.points[0], landmarks.points_49(symmetrical_68()), atol=1e-6)
+    np.testing.assert_allclose(found.score, 1, atol=1e-5)
+    assert found.disagreement[0] < 1e-5
+    single = label(detector, np.zeros((1, 64, 64, 3), np.uint8), flip=False)
+    np.testing.assert_allclose(single.points[0], landmarks.points_49(leaning), atol=1e-6)
+    assert np.isnan(single.disagreement[0])
 
 
 def test_onnx_of_another_output_is_refused_with_both_shapes(tmp_path):
@@ -268,14 +296,26 @@ def test_no_faces_give_no_landmarks(tmp_path, fan_weights):
         assert score.shape == (0, 49)
 
 
-def test_landmarks_are_trusted_where_they_are_plausible_and_certain():
+def test_what_is_doubtful_of_landmarks_is_said():
     face = np.array([(0.5, 0.5)] * 49, np.float32)
     face[landmarks.LEFT_EYE] = (0.3, 0.4)
     face[landmarks.RIGHT_EYE] = (0.7, 0.4)
     face[landmarks.MOUTH] = (0.5, 0.8)
-    points = np.stack([face, face, 1 - face])
-    score = np.repeat([[0.6], [0.4], [0.6]], 49, axis=1)
-    assert trusted(points, score, 0.5).tolist() == [True, False, False]
+    points = np.stack([face, face, 1 - face, face + 2, face, np.full_like(face, np.nan)])
+    score = np.repeat([[0.6], [0.4], [0.4], [0.4], [0.6], [0.6]], 49, axis=1)
+    disagreement = np.array([np.nan, 0.5, 0.01, 0.01, 0.06, 0.01])
+    kind = Onnx(model=Path("m.onnx"))
+    found = Labelling(detector=kind, min_score=0.5, max_disagreement=0.05).doubts(
+        points, score, disagreement
+    )
+    assert found.tolist() == [
+        Doubt.NONE,
+        Doubt.LOW_SCORE,
+        Doubt.IMPOSSIBLE_SHAPE,
+        Doubt.POINTS_OUTSIDE,
+        Doubt.VIEWS_DISAGREE,
+        Doubt.POINTS_OUTSIDE,
+    ]
 
 
 def helen_faces(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -300,16 +340,18 @@ def test_a_real_network_finds_real_landmarks_and_doubts_noise():
     faces, truth = helen_faces(16)
     assert len(faces) >= 14
     settings = Onnx(model=SHARED / "models/pfld68.onnx")
-    detector = settings.make()
-    points, score = detector.detect(faces)
-    assert landmarks.nme(points, truth).mean() < 0.035
-    assert trusted(points, score, settings.min_score).all()
+    labeller = Labelling(
+        detector=settings, min_score=settings.min_score, max_disagreement=0.05
+    ).make()
+    found = labeller(faces)
+    assert landmarks.nme(found.points, truth).mean() < 0.035
+    assert found.trusted.all()
 
-    mirrored, _ = detector.detect(faces[:4, :, ::-1])
-    np.testing.assert_allclose(mirrored, landmarks.mirror(points[:4]), atol=0.004)
-    alone, alone_score = detector.detect(faces[3:4])
-    np.testing.assert_array_equal(alone, points[3:4])
-    np.testing.assert_array_equal(alone_score, score[3:4])
+    mirrored = labeller(np.ascontiguousarray(faces[:4, :, ::-1])).points
+    np.testing.assert_allclose(mirrored, landmarks.mirror(found.points[:4]), atol=1e-6)
+    alone = labeller(faces[3:4])
+    np.testing.assert_array_equal(alone.points, found.points[3:4])
+    np.testing.assert_array_equal(alone.score, found.score[3:4])
 
     noise = np.random.default_rng(0).integers(0, 256, (8, 128, 128, 3), np.uint8)
-    assert not trusted(*detector.detect(noise), settings.min_score).any()
+    assert not labeller(noise).trusted.any()

@@ -7,7 +7,7 @@ import pytest
 
 from distfacegan import pipeline, planning
 from distfacegan.core.networks import Generator
-from distfacegan.spec import JobSpec
+from distfacegan.spec import SECTIONS, JobSpec
 from distfacegan.stages import rates
 from distfacegan.store import groups, weight_files
 from distfacegan.store import run_directory as directory
@@ -36,7 +36,10 @@ def line(text, stage):
 def test_the_stages_of_the_pipeline_are_those_of_specs_and_of_run_directories():
     names = [stage.name for stage in pipeline.STAGES]
     assert list(directory.STAGES) == names
-    assert set(names) == set(JobSpec.model_fields) - {"name", "run", "seed", "device"}
+    sections = {stage.section for stage in pipeline.STAGES}
+    assert (
+        sections == set(JobSpec.model_fields) - {"name", "run", "seed", "device"} == set(SECTIONS)
+    )
     for i, stage in enumerate(pipeline.STAGES):
         assert set(stage.reads) <= set(names[:i]), f"{stage.name} reads what comes later"
 

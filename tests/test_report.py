@@ -49,6 +49,7 @@ TO_DO = {
     "ingest": ALL_ROWS,
     "landmarks": ALL_ROWS,
     "invert": ALL_ROWS,
+    "pairs": ALL_ROWS,
     "began": {"steps": 20},
     "synthesize": {"rows": 20, "shards": 1},
 }
@@ -97,6 +98,7 @@ def make_ingest(run) -> None:
         "image": image,
         "box": np.full((NUM_ROWS, 4), 1, np.float32),
         "key": np.array([f"{row}.jpg" for row in range(NUM_ROWS)], object),
+        "brightness": np.linspace(0.2, 0.8, NUM_ROWS).astype(np.float32),
         "status": statuses(without=[NO_FACE], status=Status.NO_FACE),
     }
     fill(run, "ingest", "photos", arrays, R=SIDE)
@@ -112,6 +114,7 @@ def make_landmarks(run) -> None:
         "points": POINTS,
         "score": np.ones((NUM_ROWS, 49), np.float32),
         "deviation": deviation,
+        "disagreement": np.full(NUM_ROWS, 0.01, np.float32),
         "status": status,
     }
     fill(run, "landmarks", "landmarks", arrays)
@@ -164,6 +167,21 @@ def make_invert(run) -> None:
     record(run, "invert", settings, inputs)
 
 
+def make_pairs(run) -> None:
+    arrays = {
+        "z": np.zeros((NUM_ROWS, 8), np.float32),
+        "points": POINTS,
+        "score": np.ones((NUM_ROWS, 49), np.float32),
+        "disagreement": np.full(NUM_ROWS, 0.01, np.float32),
+        "shift": np.full(NUM_ROWS, np.nan, np.float32),
+        "judged": np.full((NUM_ROWS, 49, 2), np.nan, np.float32),
+        "status": statuses(),
+    }
+    fill(run, "pairs", "pairs", arrays, Z=8)
+    settings = {"pairs": "photos", "num_pairs": 0, "num_fresh": NUM_ROWS}
+    record(run, "pairs", settings, {"generator": generator_digest(run), "latents": None})
+
+
 def make_lgen(run) -> None:
     torch.manual_seed(0)
     shape = {name: VARIANT[name] for name in ("depth", "width", "activation")}
@@ -176,6 +194,14 @@ def make_lgen(run) -> None:
         "rows_train": 46,
         "rows_validation": 6,
         "rows_test": 6,
+        "fresh": {
+            "count": NUM_ROWS,
+            "trusted": NUM_ROWS,
+            "nme": 0.05,
+            "nme_linear": 0.04,
+            "nme_mean_shape": 0.08,
+            "noise": 0.007,
+        },
     }
     for name in ("held_out", "final"):
         weight_files.save(run.lgen / name, state, {"variant": VARIANT, "evaluation": evaluation})
@@ -333,6 +359,14 @@ def test_the_summary_has_the_numbers_of_the_figures(finished):
     assert summary["diversity_real"] == pytest.approx(41.5, abs=1)
     ratio = summary["diversity_generated"] / summary["diversity_real"]
     assert summary["diversity_ratio"] == pytest.approx(ratio)
+
+
+def test_lgen_that_is_of_no_use_is_warned_of_before_anything_else(finished):
+    _, shown, summary = finished
+    assert summary["lgen"]["fresh"]["nme_linear"] == 0.04
+    first_screen = shown.text.partition("What each stage did")[0]
+    assert "no better than linear regression: 5.00% and 4.00%" in first_screen
+    assert "not twice as good as the mean shape: 5.00% and 8.00%" in first_screen
 
 
 def test_the_page_says_the_numbers_of_the_summary(finished):

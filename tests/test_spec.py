@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from distfacegan import spec, specfile
+from distfacegan import pipeline, spec, specfile
 from distfacegan.core.detectors import DETECTORS
 from distfacegan.core.detectors.annotations import Annotations
 from distfacegan.core.detectors.fan import FaceAlignment
@@ -93,11 +93,8 @@ def test_overrides_set_fields_and_make_sections(tmp_path):
 
 
 def test_a_section_with_nothing_in_it_has_its_defaults(tmp_path):
-    assert specfile.load(write(tmp_path, GOOD + "report:\n")).stages == [
-        "ingest",
-        "began",
-        "report",
-    ]
+    spec = specfile.load(write(tmp_path, GOOD + "report:\n"))
+    assert [stage.name for stage in pipeline.stages_of(spec)] == ["ingest", "began", "report"]
 
 
 def test_a_resolved_spec_reads_back_as_itself(tmp_path):
@@ -134,9 +131,11 @@ def test_a_detector_is_named_and_its_keys_stand_beside_it(tmp_path, section, exp
 
 
 def test_what_is_not_trusted_is_up_to_the_detector_unless_the_stage_says_it(tmp_path):
-    assert landmarks(tmp_path, "{detector: onnx, model: x}").least_score == 0.5
-    assert landmarks(tmp_path, "{detector: onnx, model: x, min_score: 0}").least_score == 0.0
-    assert landmarks(tmp_path, "{}").least_score == 0.2
+    assert landmarks(tmp_path, "{detector: onnx, model: x}").labelling().min_score == 0.5
+    assert (
+        landmarks(tmp_path, "{detector: onnx, model: x, min_score: 0}").labelling().min_score == 0.0
+    )
+    assert landmarks(tmp_path, "{}").labelling().min_score == 0.2
 
 
 @pytest.mark.parametrize(

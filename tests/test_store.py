@@ -33,6 +33,7 @@ def faces(shard, seed=0):
         "image": random.integers(0, 255, (rows, 16, 16, 3), dtype=np.uint8),
         "box": random.random((rows, 4), dtype=np.float32),
         "key": np.array([f"{row:06d}.jpg" for row in shard.rows], dtype=object),
+        "brightness": np.full(len(shard), 0.5, np.float32),
         "status": np.full(rows, Status.OK, np.uint8),
     }
 
@@ -110,7 +111,8 @@ def test_a_marker_says_what_was_written(tmp_path):
     assert (marker.shard, marker.start, marker.stop) == (2, 8, 10)
     assert marker.statuses == {"ok": 1, "no face": 1}
     assert 2 <= marker.seconds < 10
-    assert set(marker.digests) == {"photos/image", "photos/box", "photos/key", "photos/status"}
+    names = ("image", "box", "key", "brightness", "status")
+    assert set(marker.digests) == {f"photos/{name}" for name in names}
     assert shards.done(tmp_path / "m") == {2}
 
 

@@ -226,7 +226,7 @@ def test_a_cluster_that_is_not_there_is_said_at_once(tmp_path, capsys, monkeypat
     [
         (["--set", "name=x; touch pwned"], "name: string should match pattern"),
         (["--set", "ingest.shard_rows=0"], "ingest.shard_rows"),
-        (["--only", "invert"], "--only invert: the spec has no section invert"),
+        (["--only", "invert"], "--only invert: the spec has no stage invert"),
     ],
 )
 def test_a_mistake_in_the_spec_is_said_before_the_cluster_is_asked(

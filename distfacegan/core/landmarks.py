@@ -100,17 +100,24 @@ def five_points(points: np.ndarray) -> np.ndarray:
     )
 
 
-def plausible(points: np.ndarray, *, margin: float = 0.1) -> np.ndarray:
-    """Say for each face, bool [B], whether its landmarks [B, 49, 2] can be an upright face's.
+def inside(points: np.ndarray, *, margin: float = 0.1) -> np.ndarray:
+    """Say for each face, bool [B], whether all landmarks [B, 49, 2] are in it, or nearly.
 
-    All must lie inside the face widened by `margin` on each side. The right outer eye corner must
-    lie at least 0.2 of the side to the right of the left one, and the mouth at least 0.1 below the
-    eyes. Real faces in the cascade's boxes have at least 0.3 and 0.25. Numpy only.
+    They must lie inside the face widened by `margin` on each side. Numpy only.
     """
     # False where a point is not a number.
-    inside = np.all((points >= -margin) & (points <= 1 + margin), axis=(1, 2))
-    points = np.where(inside[:, None, None], points, 0)  # inf - inf below would warn
+    return np.all((points >= -margin) & (points <= 1 + margin), axis=(1, 2))
+
+
+def possible_shape(points: np.ndarray) -> np.ndarray:
+    """Say for each face, bool [B], whether its landmarks [B, 49, 2] can be an upright face's.
+
+    The right outer eye corner must lie at least 0.2 of the side to the right of the left one, and
+    the mouth at least 0.1 below the eyes. Real faces in the cascade's boxes have at least 0.3 and
+    0.25. False where a point is not a number. Numpy only.
+    """
+    points = np.where(np.isfinite(points).all(axis=(1, 2), keepdims=True), points, 0)
     eyes_apart = points[:, RIGHT_EYE_CORNER, 0] - points[:, LEFT_EYE_CORNER, 0] >= 0.2
     eyes_y = (points[:, LEFT_EYE, 1].mean(axis=1) + points[:, RIGHT_EYE, 1].mean(axis=1)) / 2
     mouth_below = points[:, MOUTH, 1].mean(axis=1) - eyes_y >= 0.1
-    return inside & eyes_apart & mouth_below
+    return eyes_apart & mouth_below

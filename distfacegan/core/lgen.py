@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distfacegan.core.audit import Audit
 from distfacegan.core.landmarks import nme
 from distfacegan.core.seeding import permutation
 
@@ -48,7 +49,7 @@ class Trial(Variant):
     nme: float  # on the validation rows
     epochs: int
     seconds: float
-    table_one: bool = False  # the variant is the one that the spec gives: Table I's
+    table_one: bool = False  # the variant is Table I's
 
     @property
     def variant(self) -> Variant:
@@ -68,11 +69,11 @@ class Evaluation:
     rows_train: int
     rows_validation: int
     rows_test: int
-    # On generated faces, against the detector; None where no detector was at hand.
-    generated: int | None = None  # faces
-    generated_trusted: int | None = None  # of them, those whose detected landmarks are trusted
-    nme_generated: float | None = None
-    nme_generated_mean_shape: float | None = None
+    fresh: Audit | None = None  # on generated faces; None where there was no detector
+    # On the photos' latents, against the photos' landmarks; None where L-Gen learnt from them.
+    rows_photos: int | None = None
+    nme_photos: float | None = None
+    nme_photos_mean_shape: float | None = None
 
     @property
     def num_rows(self) -> int:

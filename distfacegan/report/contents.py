@@ -162,7 +162,13 @@ class Contents:
         path = self.run.lgen / "evaluation.json"
         if not path.exists():
             return None
-        return Evaluation(**formats.known_fields(Evaluation, files.read_json(path)))
+        return weights.parse_evaluation(files.read_json(path))
+
+    @property
+    def complaints(self) -> list[str]:
+        """What is wrong with L-Gen on generated faces, in words."""
+        fresh = self.evaluation.fresh if self.evaluation else None
+        return fresh.complaints if fresh else []
 
     @functools.cached_property
     def trials(self) -> list[Trial]:
@@ -179,6 +185,8 @@ class Contents:
             return np.empty(0, int)
         inverted = groups.read(self.latents.group, "status") == Status.OK
         good = np.flatnonzero(inverted & (groups.read(self.landmarks.group, "status") == Status.OK))
+        if record.settings.get("pairs", "photos") == "prior":
+            return good  # L-Gen learnt from none of them
         if len(good) != self.evaluation.num_rows:
             return np.empty(0, int)  # there are more rows now than L-Gen learnt from
         settings = record.settings

@@ -43,7 +43,9 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
     }
     return environment.get_template("page.html").render(
         summary=summary,
-        stages=STAGES,
+        fresh=summary["lgen"]["fresh"],
+        complaints=contents.complaints,
+        stages=[stage for stage in STAGES if stage != "pairs" or stage in summary["stages"]],
         statuses=_statuses(summary),
         curves=_curves(contents),
         looks=_looks(contents),
@@ -70,9 +72,9 @@ def decimal(value: float | None, digits: int = 3) -> str:
     return f"{value:#.{digits}g}".removesuffix(".")
 
 
-def percent(value: float | None) -> str:
+def percent(value: float | None, digits: int = 1) -> str:
     """Write a share as a percentage."""
-    return MISSING if value is None else f"{100 * value:.1f}%"
+    return MISSING if value is None else f"{100 * value:.{digits}f}%"
 
 
 def duration(seconds: float | None) -> str:

@@ -11,6 +11,7 @@ import numpy as np
 from distfacegan.core.diversity import diversity
 from distfacegan.core.lgen import Evaluation
 from distfacegan.report.contents import NUM_FACES, STAGES, Contents
+from distfacegan.report.coverage import coverage
 from distfacegan.store import metrics, shards, weight_files
 
 
@@ -19,6 +20,7 @@ def summarize(contents: Contents) -> dict[str, Any]:
     generated, real = _diversity(contents.generated_faces), _diversity(contents.real_faces)
     photos, generator = contents.photos, contents.generator
     return {
+        "coverage": coverage(contents),
         "name": contents.spec.get("name", contents.run.root.name),
         "run": str(contents.run.root),
         "seed": contents.seed,
@@ -126,7 +128,8 @@ def _finite(value: float | None) -> float | None:
 
 def _lgen(contents: Contents) -> dict[str, Any]:
     names = [field.name for field in dataclasses.fields(Evaluation)]
-    errors = {name: getattr(contents.evaluation, name, None) for name in names}
+    found = contents.evaluation
+    errors = dict.fromkeys(names) if found is None else dataclasses.asdict(found)
     return {**errors, "trials": list(map(dataclasses.asdict, contents.trials))}
 
 

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import (
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
 )
 
-from distfacegan.settings import Section, Share
+from distfacegan.sections.landmarks import Landmarks
+from distfacegan.settings import Before, Section, Share, Workers
 
 LGenDecay = Literal["constant", "cosine"]
+Pairs = Literal["prior", "photos", "both"]
 
 
 class SearchSpace(Section):
@@ -40,11 +43,27 @@ class SearchSpace(Section):
 class LGen(Section):
     """The landmark generator z -> landmarks (section V); `config` names a file of these keys.
 
-    The network of Table I is always the first trial.
+    The variant that these keys give, by default the network of Table I, is the first trial.
     """
 
     has_config: ClassVar[bool] = True
 
+    pairs: Annotated[Pairs | None, Before("photos")] = None
+    """What L-Gen learns from. prior: latents drawn from the prior, with the landmarks that the
+    detector finds on G(z). photos: the photos' latents and landmarks, as in the paper. both: prior,
+    and the photos' latents with the landmarks found on their G(z). Default: prior where the section
+    landmarks has a detector, else photos."""
+    num_pairs: PositiveInt = 10_000
+    """Latents drawn from the prior (prior, both)."""
+    num_fresh: Annotated[NonNegativeInt, Before(0)] = 2000
+    """Latents drawn apart from all training, on which L-Gen is held against the detector."""
+    judge: Landmarks | None = None
+    """A second detector, with the keys of the section landmarks: it judges L-Gen on the fresh
+    latents, independently of the first."""
+    ensemble: Annotated[PositiveInt, Before(1)] = 5
+    """Landmark generators in all, of the best trials, where there are fresh latents: their spread
+    says how far off the landmarks of a sample may be. 1: the best alone."""
+    workers: Workers = None
     depth: PositiveInt = 3
     """Hidden layers (Table I)."""
     width: PositiveInt = 128
@@ -62,7 +81,7 @@ class LGen(Section):
     epochs: PositiveInt = 1000
     """Passes over the rows."""
     trials: PositiveInt = 16
-    """Variants to try, Table I's included."""
+    """Variants to try, the section's own included."""
     validation_share: Share = 0.1
     """Share of the rows that chooses among the trials."""
     test_share: Share = 0.1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 import logging
@@ -31,6 +32,9 @@ MEASURED = 512  # photos that are timed, at most
 NAMED = 10  # photos that cannot be read; `photos/status` knows all of them
 
 
+LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
+
+
 class IngestWorker:
     """Crops the photos of shards. A plain class: tests use it without Ray."""
 
@@ -45,28 +49,42 @@ class IngestWorker:
         arrays = groups.blank(self._photos, len(shard))
         arrays["key"][:] = self._source.keys[shard.start : shard.stop]
         for i, row in enumerate(shard.rows):
-            arrays["status"][i], found = crop(self._source, int(row), self._resolution)
-            if found is not None:
-                arrays["image"][i], arrays["box"][i] = found
+            found = crop(self._source, int(row), self._resolution)
+            arrays["status"][i], arrays["brightness"][i] = found.status, found.brightness
+            if found.face is not None:
+                arrays["image"][i], arrays["box"][i] = found.face, found.box
         return groups.commit(self._photos, self._markers, shard, arrays, started)
 
 
-def crop(
-    source: Source, row: int, resolution: int
-) -> tuple[Status, tuple[np.ndarray, np.ndarray] | None]:
-    """Return what became of a photo, and where that is OK its face and the face's box.
+@dataclasses.dataclass(frozen=True)
+class Cropped:
+    """What became of a photo."""
 
-    The face is u8 [R, R, 3], the box f32 [4] in pixels of the photo.
-    """
+    status: Status
+    brightness: float = np.nan  # of its middle half, in [0, 1]; NaN if it cannot be read
+    face: np.ndarray | None = None  # u8 [R, R, 3]
+    box: np.ndarray | None = None  # f32 [4], of the face, in pixels of the photo
+
+
+def crop(source: Source, row: int, resolution: int) -> Cropped:
+    """Read a photo, find its face and cut it out."""
     try:
         photo = source.read(row)
     except UnreadablePhotoError as error:
         log.info("%s: unreadable: %s", source.keys[row], error)
-        return Status.UNREADABLE, None
+        return Cropped(Status.UNREADABLE)
+    light = brightness(photo)
     box = faces.find_face(photo)
     if box is None:
-        return Status.NO_FACE, None
-    return Status.OK, (faces.crop_face(photo, box, resolution), box)
+        return Cropped(Status.NO_FACE, light)
+    return Cropped(Status.OK, light, faces.crop_face(photo, box, resolution), box)
+
+
+def brightness(photo: np.ndarray) -> float:
+    """Return the mean luma of the middle half of a photo u8 [H, W, 3], in [0, 1]."""
+    height, width = photo.shape[:2]
+    middle = photo[height // 4 : height - height // 4, width // 4 : width - width // 4]
+    return float(middle.mean(axis=(0, 1)) @ LUMA) / 255
 
 
 class IngestStage(Stage):

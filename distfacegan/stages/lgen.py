@@ -14,14 +14,10 @@ import torch
 
 from distfacegan import weights
 from distfacegan.core import lgen
-from distfacegan.core.detectors import trusted
 from distfacegan.core.landmarks import nme
-from distfacegan.core.lgen import Evaluation, Trial
-from distfacegan.core.networks import Generator
-from distfacegan.core.pixels import to_faces
-from distfacegan.core.seeding import uniform_latents
-from distfacegan.errors import CheckpointError, RunDirectoryError
-from distfacegan.stages import cluster, rates, sizes
+from distfacegan.core.lgen import Evaluation, LandmarkGenerator, Trial
+from distfacegan.errors import RunDirectoryError
+from distfacegan.stages import cluster, lgen_audit, pairs, rates, sizes
 from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit, gpu_share, own_variant
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, groups, shards, weight_files
@@ -36,7 +32,6 @@ log = logging.getLogger(__name__)
 MIN_ROWS = 50
 STEP_S = 5e-4  # of a training step on a GPU, for the plan: a guess
 MEASURED_ROWS = 2000
-NUM_GENERATED = 200  # faces on which L-Gen is held against the detector
 
 
 def load_rows(
@@ -64,38 +59,41 @@ class LGenStage(Stage):
 
     name = "lgen"
     unit = "trials"
-    reads = ("landmarks", "invert")
+    reads = ("landmarks", "invert", "pairs")
     writes = ("lgen",)
 
     def settings(self, job: Job) -> dict[str, Any]:
         """Return what decides L-Gen."""
         assert job.spec.lgen is not None
-        return {"seed": job.spec.seed, **job.spec.lgen.model_dump()}
+        found = job.spec.lgen.model_dump(exclude={"workers", "num_pairs", "num_fresh", "judge"})
+        return {"seed": job.spec.seed, **found, "pairs": job.spec.pairs}
 
     def inputs(self, job: Job) -> dict[str, Any]:
-        """Return the identities of landmarks and latents, and the shards that lacked either."""
+        """Return the identities of what L-Gen learns from, and of what it is judged by."""
         run = job.run
-        record = run.record(self.name)
-        without = _shards_missing(run) if record is None else record.inputs["without_shards"]
-        return {
-            "landmarks": run.identity("landmarks"),
-            "latents": run.identity("invert"),
-            "without_shards": without,
-        }
+        found: dict[str, Any] = {}
+        if pairs.STAGE.wanted(job.spec):
+            found["pairs"] = run.identity(pairs.STAGE.name)
+        if job.spec.pairs == "photos":
+            record = run.record(self.name)
+            found |= {
+                "landmarks": run.identity("landmarks"),
+                "latents": run.identity("invert"),
+                "without_shards": (
+                    _shards_missing(run) if record is None else record.inputs["without_shards"]
+                ),
+            }
+        return found
 
     def execute(self, job: Job) -> Outcome:
         """Finish the stage."""
         spec, run, section = job.spec, job.run, job.spec.lgen
         assert section is not None
         started = time.time()
-        without = self.inputs(job)["without_shards"]
-        if without:
-            log.warning("lgen: learns without the shards %s, which are not done", without)
         if spec.device == "cuda":
             cluster.require(1, self.name, spec.device)
         device = cluster.device(spec.device)
-        generator = _inverted_generator(job)
-        rows = ray.put(Rows(*load_rows(run, without), section, spec.seed))
+        rows = ray.put(Rows(*self._load(job), section, spec.seed))
         trials = choose(run, section, spec.seed, rows, device)
         best = trials[0].variant
         task: Any = ray.remote(fit)  # type: ignore[arg-type]
@@ -108,37 +106,101 @@ class LGenStage(Stage):
         )
         data = ray.get(rows)
         evaluation = _evaluate(data, chosen, trials)
-        if generator is not None:
-            evaluation = _against_detector(evaluation, job, data, final, generator)
-        meta = {
+        ensemble, reliability = [final], {}
+        variants = [trials[i % len(trials)].variant for i in range(1, section.ensemble)]
+        if pairs.STAGE.wanted(spec):
+            fresh = lgen_audit.fresh_faces(run)
+            if len(fresh.z):
+                ensemble += ray.get(
+                    [
+                        task.remote(
+                            variant, section.epochs, spec.seed + i, rows, on="all", device=device
+                        )
+                        for i, variant in enumerate(variants, 1)
+                    ]
+                )
+            reliability = lgen_audit.reliability(fresh, ensemble)
+            evaluation = dataclasses.replace(
+                evaluation,
+                **self._on_photos(job, final),
+                fresh=lgen_audit.audit(fresh, run, data, final),
+            )
+        meta: dict[str, Any] = {
             "stage": "lgen",
             "seed": spec.seed,
             "variant": dataclasses.asdict(best),
             "evaluation": dataclasses.asdict(evaluation),
-            "generator": _inverted_digest(run),
+            "generator": _generator_digest(job),
         }
-        for name, network in (("held_out", chosen), ("final", final)):
-            weight_files.save(run.lgen / name, {weights.LGEN: network.state_dict()}, meta)
+        state = {weights.LGEN: chosen.state_dict()}
+        weight_files.save(run.lgen / "held_out", state, meta)
+        state = {weights.LGEN: final.state_dict()}
+        state |= {f"member{i}": each.state_dict() for i, each in enumerate(ensemble) if i}
+        meta["members"] = list(map(dataclasses.asdict, variants[: len(ensemble) - 1]))
+        meta["reliability"] = {name: dataclasses.asdict(each) for name, each in reliability.items()}
+        weight_files.save(run.lgen / "final", state, meta)
         files.write_json(run.lgen / "trials.json", list(map(dataclasses.asdict, trials)))
         files.write_json(run.lgen / "evaluation.json", dataclasses.asdict(evaluation))
         remove_tree(run.lgen / "tune")
         run.end(self.name, finished=True, started=started, rows=len(data.z))
         said = f"NME {evaluation.nme:.4f} on test rows, mean shape {evaluation.nme_mean_shape:.4f}"
+        found = evaluation.fresh
+        complaints = found.complaints if found else []
+        run.note(self.name, warnings=[f"{each}, on generated faces" for each in complaints])
+        if found is not None and found.nme is not None:
+            said += (
+                f"; on {found.trusted} generated faces NME {found.nme:.4f}, linear regression "
+                f"{found.nme_linear:.4f}, mean shape {found.nme_mean_shape:.4f}"
+            )
+        for complaint in complaints:
+            log.warning("lgen: %s, on generated faces", complaint)
         return Outcome(said)
+
+    def _load(self, job: Job) -> tuple[np.ndarray, np.ndarray]:
+        """Return z [n, Z] and landmarks [n, 49, 2] of the rows to learn from."""
+        if job.spec.pairs != "photos":
+            return pairs.load_pairs(job.run)
+        without = self.inputs(job)["without_shards"]
+        if without:
+            log.warning("lgen: learns without the shards %s, which are not done", without)
+        return load_rows(job.run, without)
+
+    def _on_photos(self, job: Job, final: LandmarkGenerator) -> dict[str, Any]:
+        """Return the errors on the photos' latents against the photos' landmarks.
+
+        They are fields of Evaluation. Empty where L-Gen learnt from photos, or there are none.
+        """
+        run = job.run
+        if job.spec.pairs != "prior" or not (run.finished("invert") and run.finished("landmarks")):
+            return {}
+        record, learnt = run.record("invert"), _generator_digest(job)
+        if record is None or record.inputs["generator"] != learnt:
+            return {}
+        try:
+            z, points = load_rows(run)
+        except RunDirectoryError:  # there are too few
+            return {}
+        mean = points.mean(axis=0, keepdims=True)
+        return {
+            "rows_photos": len(z),
+            "nme_photos": float(nme(lgen_audit.predict(final, z), points).mean()),
+            "nme_photos_mean_shape": float(nme(np.broadcast_to(mean, points.shape), points).mean()),
+        }
 
     def plan(self, job: Job) -> Plan:
         """Return what there is to do."""
-        section, rows = job.spec.lgen, job.photos.count
+        section, rows = job.spec.lgen, _num_rows(job)
         assert section is not None
-        work = f"{section.trials} trials of {section.epochs} epochs, then two trainings of the best"
+        last = 2 + (section.ensemble - 1 if pairs.STAGE.wanted(job.spec) else 0)
+        work = f"{section.trials} trials of {section.epochs} epochs, then {last} trainings"
         if rows is None:
             return Plan(work, section.trials)
-        steps = -(-rows // section.batch) * section.epochs * (section.trials + 2)
+        steps = -(-rows // section.batch) * section.epochs * (section.trials + last)
         return Plan(work, section.trials, steps * STEP_S * GPU_SHARE)
 
     def measure(self, job: Job, device: str) -> float | None:
         """Time epochs of the section's own variant, on latents and points of zeros."""
-        section, rows = job.spec.lgen, job.photos.count
+        section, rows = job.spec.lgen, _num_rows(job)
         assert section is not None
         if rows is None:
             return None
@@ -158,6 +220,15 @@ class LGenStage(Stage):
         yield from check_networks(folders, expected=record.finished)
         if record.finished:
             yield from check_present([run.lgen / "evaluation.json", run.lgen / "trials.json"])
+
+
+def _num_rows(job: Job) -> int | None:
+    """Return how many rows L-Gen is to learn from; None where it is not known."""
+    assert job.spec.lgen is not None
+    of_prior, photos = job.spec.lgen.num_pairs, job.photos.count
+    if job.spec.pairs == "prior":
+        return of_prior
+    return photos if job.spec.pairs == "photos" or photos is None else of_prior + photos
 
 
 def _shards_missing(run: RunDirectory) -> list[int]:
@@ -182,56 +253,11 @@ def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Trial]) -
     )
 
 
-def _inverted_digest(run: RunDirectory) -> str:
+def _generator_digest(job: Job) -> str:
     """Return the digest of the generator whose latents L-Gen learns."""
-    record = run.record("invert")
+    record = job.run.record("invert" if job.spec.pairs == "photos" else pairs.STAGE.name)
     assert record is not None
     return record.inputs["generator"]
-
-
-def _inverted_generator(job: Job) -> Generator | None:
-    """Return the generator whose latents L-Gen learns, to hold L-Gen against the detector.
-
-    None where the landmarks are the source's annotations: nobody annotates a generated face.
-    Raises CheckpointError if another generator stands in its place.
-    """
-    section = job.spec.landmarks
-    if section is None or not section.detector.finds:
-        return None
-    given = job.spec.invert.generator if job.spec.invert else None
-    found = job.generator(weights.generator_path(job.run, given))
-    if found.digest != _inverted_digest(job.run):
-        raise CheckpointError(
-            f"{found.path} is not the generator that was inverted:\n"
-            f"  generator: {_inverted_digest(job.run)} was inverted, {found.digest} is there\n"
-            "Name the one that was inverted (`invert: {generator: FILE}`), or invert this one anew."
-        )
-    return found.network
-
-
-def _against_detector(
-    found: Evaluation, job: Job, rows: Rows, final: lgen.LandmarkGenerator, generator: Generator
-) -> Evaluation:
-    """Add the errors of L-Gen and of the mean shape against the detector, on generated faces."""
-    spec, section = job.spec, job.spec.landmarks
-    assert section is not None
-    drawn = uniform_latents(
-        spec.seed, range(NUM_GENERATED), generator.latent_dim, stream="evaluation"
-    )
-    z = torch.from_numpy(drawn)
-    with torch.inference_mode():
-        faces, points = to_faces(generator(z)), final(z).numpy()
-    detected, score = section.detector.make().detect(faces)
-    good = trusted(detected, score, section.least_score)
-    found = dataclasses.replace(found, generated=NUM_GENERATED, generated_trusted=int(good.sum()))
-    if not good.any():
-        return found
-    mean_shape = rows.points.mean(axis=0, keepdims=True)
-    return dataclasses.replace(
-        found,
-        nme_generated=float(nme(points[good], detected[good]).mean()),
-        nme_generated_mean_shape=float(nme(mean_shape, detected[good]).mean()),
-    )
 
 
 STAGE = LGenStage()

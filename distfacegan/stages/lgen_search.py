@@ -59,7 +59,7 @@ def choose(
 ) -> list[Trial]:
     """Try the variants; return the trials, the best first.
 
-    Table I's network is the first trial. An interrupted search goes on where it stopped.
+    The section's own variant is the first trial. An interrupted search goes on where it stopped.
     """
     _keep_credentials_out_of_logs()
     variants = draw_variants(section, seed)
@@ -97,7 +97,7 @@ def choose(
             nme=result.metrics["nme"],
             epochs=result.metrics["epochs"],
             seconds=round(result.metrics["time_total_s"], 3),
-            table_one=result.config == dataclasses.asdict(variants[0]),
+            table_one=result.config == dataclasses.asdict(Variant()),
         )
         for result in results
         if result.error is None
@@ -126,7 +126,7 @@ def own_variant(section: LGen) -> Variant:
 
 
 def draw_variants(section: LGen, seed: int) -> list[Variant]:
-    """Return the variants to try: Table I's, then distinct ones at random from the search space.
+    """Return the variants to try: the section's own, then others of the search space at random.
 
     Fewer than `trials` where the space holds no more.
     """

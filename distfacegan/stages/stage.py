@@ -69,7 +69,7 @@ class Job:
 
     def check(self, stage: Stage, inputs: Mapping[str, Any] | None = None) -> None:
         """Raise RunDirectoryError where a stage was begun with other settings, or other inputs."""
-        unrecorded = getattr(self.spec, stage.name).unrecorded()
+        unrecorded = stage.unrecorded(self.spec)
         self.run.check(stage.name, self.settings(stage), inputs, unrecorded)
 
     def begin(self, stage: Stage) -> None:
@@ -89,10 +89,22 @@ class Job:
 class Stage(abc.ABC):
     """One kind of work. Everything that the rest of the program knows of it is asked of it."""
 
-    name: ClassVar[str]  # its section in a spec, its record and its markers in a run directory
+    name: ClassVar[str]  # its record and its markers in a run directory
+    section: ClassVar[str]  # of a spec that asks for it: its name, where it says nothing else
     unit: ClassVar[str] = "rows"  # what it counts
     reads: ClassVar[tuple[str, ...]] = ()  # the stages whose output it reads
     writes: ClassVar[tuple[str, ...]]  # the folders of the run directory that are its own
+
+    def __init_subclass__(cls) -> None:
+        cls.section = getattr(cls, "section", cls.name)
+
+    def wanted(self, spec: JobSpec) -> bool:
+        """Tell whether it is a part of a spec's job."""
+        return getattr(spec, self.section) is not None
+
+    def unrecorded(self, spec: JobSpec) -> dict[str, Any]:
+        """Return how runs acted that were begun before a setting existed, by setting."""
+        return getattr(spec, self.section).unrecorded()
 
     @abc.abstractmethod
     def settings(self, job: Job) -> dict[str, Any]:

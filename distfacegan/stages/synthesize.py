@@ -11,9 +11,14 @@ import numpy as np
 import torch
 
 from distfacegan import weights
+from distfacegan.core import uncertainty
+from distfacegan.core.labelling import Labelling
+from distfacegan.core.landmarks import eye_distance
+from distfacegan.core.lgen import Evaluation
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
-from distfacegan.stages import cluster, rates, sizes
+from distfacegan.spec import JobSpec
+from distfacegan.stages import cluster, landmarks, rates, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import dataset, files, shards
@@ -42,15 +47,21 @@ class SynthesizeWorker:
         *,
         seed: int,
         export: ExportFormat,
+        labels: str = "lgen",
+        labelling: Labelling | None = None,
         device: str = "cpu",
     ) -> None:
+        """Load the networks; labels other than `lgen` need the `labelling` of a detector."""
         torch.set_num_threads(1)  # the order of a sum depends on it
         self._folder, self._markers, self._device = folder, markers, device
         self._seed, self._export = seed, export
         loaded = weights.open_generator(generator)
         self._generator = loaded.network.to(device)
         latent_dim = self._generator.latent_dim
-        self._lgen = weights.load_lgen(lgen, latent_dim, loaded.digest).to(device)
+        maker = weights.load_label_maker(lgen, latent_dim, loaded.digest)
+        self._lgen, self._others = maker.lgen.to(device), [each.to(device) for each in maker.others]
+        self._labels, self._reliability = labels, maker.reliability.get(labels)
+        self._labeller = labelling.make(device) if labelling else None
 
     def run(self, shard: Shard) -> ShardStats:
         """Generate the samples of one shard and write its files."""
@@ -82,9 +93,29 @@ class SynthesizeWorker:
         with torch.inference_mode():
             on_device = torch.from_numpy(z).to(self._device)
             faces = to_faces(self._generator(on_device))
-            points = self._lgen(on_device).reshape(-1, 49, 2).cpu().numpy()
+            own = self._lgen(on_device).cpu().numpy()
+            others = [network(on_device).cpu().numpy() for network in self._others]
+        points, detected = own, None
+        if self._labeller is not None:
+            found = self._labeller(faces)
+            detected = np.where(found.trusted[:, None, None], found.points, own)
+            points = detected if self._labels == "detector" else (own + detected) / 2
+        expected = self._expected_errors(own, others, detected)
         for i, index in enumerate(indices):
-            yield Sample(index, self._seed, z[i], faces[i], points[i])
+            uncertain = None if expected is None else expected[i]
+            yield Sample(index, self._seed, z[i], faces[i], points[i], uncertain)
+
+    def _expected_errors(
+        self, own: np.ndarray, others: list[np.ndarray], detected: np.ndarray | None
+    ) -> np.ndarray | None:
+        """Return how far off each landmark may be, f32 [B, 49] in sides; None if nobody knows."""
+        if self._reliability is None:
+            return None
+        signs = {"spread": uncertainty.spread(np.stack([own, *others]))}
+        if detected is not None:
+            signs["disagreement"] = uncertainty.disagreement(own, detected)
+        known = np.stack([signs[name] for name in self._reliability.signs], axis=-1)
+        return self._reliability.expect(known) * eye_distance(own)[:, None]
 
 
 class SynthesizeStage(Stage):
@@ -104,7 +135,15 @@ class SynthesizeStage(Stage):
         if section.lgen is not None:
             weights.digest(section.lgen, weights.LGEN)
         found = section.model_dump(exclude={"workers", "generator", "lgen"})
+        if section.labels != "lgen":
+            assert job.spec.landmarks is not None
+            found["labelling"] = landmarks.labelling_settings(job.spec.landmarks)
         return {"seed": job.spec.seed, **found}
+
+    def unrecorded(self, spec: JobSpec) -> dict[str, Any]:
+        """Return how runs acted before a setting of the section, or of the detector, existed."""
+        labelling = spec.landmarks.unrecorded() if spec.landmarks else {}
+        return super().unrecorded(spec) | {"labelling": labelling}
 
     def inputs(self, job: Job) -> dict[str, Any]:
         """Return the digests of the networks."""
@@ -132,6 +171,8 @@ class SynthesizeStage(Stage):
             **self.inputs(job),
             "nme": errors.nme if errors else "not measured",
             "nme_mean_shape": errors.nme_mean_shape if errors else "not measured",
+            "labels": section.labels,
+            **_fresh_errors(errors),
         }
         dataset.write_manifest(run.synthetic, manifest, section.format)
         worker = functools.partial(
@@ -142,6 +183,8 @@ class SynthesizeStage(Stage):
             lgen=lgen,
             seed=job.spec.seed,
             export=section.format,
+            labels=section.labels,
+            labelling=_labelling(job),
             device=cluster.device(job.spec.device),
         )
         workers = cluster.gpu_workers(section.workers, job.spec.device)
@@ -187,6 +230,23 @@ class SynthesizeStage(Stage):
         yield from check_shard_files(run, self.name, plan, run.synthetic)
         if record.finished:
             yield from check_present([dataset.manifest_path(run.synthetic)])
+
+
+def _labelling(job: Job) -> Labelling | None:
+    """Return how the detector labels the samples, if it does."""
+    assert job.spec.synthesize is not None
+    if job.spec.synthesize.labels == "lgen":
+        return None
+    assert job.spec.landmarks is not None
+    return landmarks.labelling(job.spec.landmarks)
+
+
+def _fresh_errors(errors: Evaluation | None) -> dict[str, float | None]:
+    """Return L-Gen's errors on generated faces, for the manifest."""
+    fresh = errors.fresh if errors else None
+    if fresh is None:
+        return {}
+    return {"nme_generated": fresh.nme, "nme_generated_mean_shape": fresh.nme_mean_shape}
 
 
 def _networks(job: Job) -> tuple[weights.LoadedGenerator, Location]:

@@ -18,27 +18,56 @@ def manifest_path(folder: Location) -> Location:
 def write_manifest(folder: Location, manifest: Mapping[str, Any], export: ExportFormat) -> None:
     """Write manifest.json and the dataset card README.md beside the files of a dataset."""
     files.write_json(manifest_path(folder), {**manifest, **formats.stamp()})
-    card = _CARD.format(**manifest, files=export.files, how_to_read=export.how_to_read)
+    labels, errors = LABELS[manifest.get("labels", "lgen")], _errors(manifest)
+    card = _CARD.format(
+        **{**manifest, "labels": labels},
+        errors=errors,
+        files=export.files,
+        how_to_read=export.how_to_read,
+    )
     files.write_bytes(folder / "README.md", card.encode())
+
+
+LABELS = {
+    "lgen": "its landmarks are L-Gen(z)",
+    "detector": "its landmarks are those that a detector finds on it",
+    "mean": "its landmarks are the mean of L-Gen(z) and of those that a detector finds on it",
+}
+
+
+def _errors(manifest: Mapping[str, Any]) -> str:
+    """Say how far off L-Gen's landmarks are."""
+    found, of_mean = (manifest.get(f"nme_generated{of}") for of in ("", "_mean_shape"))
+    if found is not None:
+        return (
+            "- Error of L-Gen on generated faces of latents that no training has seen, against\n"
+            f"  the detector: {found:.4f} of the distance of the outer eye corners\n"
+            f"  (the mean shape: {of_mean:.4f})."
+        )
+    return (
+        "- Error of L-Gen on photos that no choice has seen: "
+        f"{manifest['nme']} of the\n  distance of the outer eye corners (the mean shape: "
+        f"{manifest['nme_mean_shape']}).\n  On generated faces it is not known."
+    )
 
 
 _CARD = """\
 # {name}: {count} synthetic faces with landmarks
 
 {shards} {files} of {resolution} x {resolution} pixel faces. No photo of a person is among them:
-every face is G(z) of a BEGAN generator, and its landmarks are L-Gen(z), for z uniform in
-[-1, 1]^{latent_dim} (Bazrafkan, Javidnia and Corcoran, "Face Synthesis with Landmark Points from
-Generative Adversarial Networks and Inverse Latent Space Mapping").
+every face is G(z) of a BEGAN generator for z uniform in [-1, 1]^{latent_dim}, and
+{labels} (Bazrafkan, Javidnia and Corcoran, "Face Synthesis with
+Landmark Points from Generative Adversarial Networks and Inverse Latent Space Mapping").
 
 {how_to_read}
 - `landmarks`: 49 points in iBUG's order without the jaw (0 to 16) and the inner mouth corners (60
   and 64), from the top left edge of the picture; `landmarks_px`: the same in pixels, where the
   centre of the first pixel is (0.5, 0.5).
+- `uncertainty`, where it is there: the expected error of each landmark, in sides of the face.
 - `z`, `seed`, `index`: what the face was made of. The same seed, index and networks give the same
   sample.
 - Networks: generator {generator}, landmark generator {lgen} (digests of their weights).
-- Landmark error of the landmark generator on photos that no choice has seen: {nme} of the
-  distance of the outer eye corners (the mean shape: {nme_mean_shape}).
+{errors}
 
 A generated face can look like a person of the training photos. Check that your use is one that
 those photos' terms allow.

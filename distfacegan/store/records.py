@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from distfacegan.store import formats
@@ -39,6 +39,7 @@ class StageRecord:
     shards: int | None = None  # to do
     steps: int | None = None  # to do, of a training
     precision: str | None = None  # in which the inversion computes
+    warnings: Sequence[str] = ()  # what is wrong with its output, though it is finished
     format: int = 0
     version: str = "0.1.0"  # of the program that began the stage
 

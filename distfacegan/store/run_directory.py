@@ -28,7 +28,7 @@ from distfacegan.store.location import Location, remove_tree
 from distfacegan.store.records import StageRecord
 
 # The stages in the order in which they run.
-STAGES = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
+STAGES = ("ingest", "landmarks", "began", "invert", "pairs", "lgen", "synthesize", "report")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,11 @@ class RunDirectory:
     def surrogate(self) -> Location:
         """What the inversion learnt of its generator before the first face (recipe fast)."""
         return self.root / "invert" / "surrogate"
+
+    @property
+    def landmarks(self) -> Location:
+        """The calibration of the detector (calibrations.py)."""
+        return self.root / "landmarks"
 
     @property
     def lgen(self) -> Location:

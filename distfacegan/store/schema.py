@@ -1,9 +1,14 @@
 """The arrays of latents.zarr, by group.
 
     photos/     image u1 [N,R,R,3] · box f4 [N,4] px of the source · key str [N] · status u1 [N]
+                brightness f4 [N] of the photo's middle half, in [0,1]
     landmarks/  points f4 [N,49,2] units of the face · score f4 [N,49] · status u1 [N]
                 deviation f4 [N] from the source's own points, in eye distances; NaN without any
+                disagreement f4 [N] of the face and its mirror image, in eye distances
     latents/    z f4 [N,Z] · loss f4 [N] mean |x - G(z)|, pixels in [-1,1] · steps i4 [N] · status
+    pairs/      z, points, score, disagreement and status of generated faces (stages/pairs.py)
+                shift f4 [N] of the points when G(z) is shifted by a pixel, in eye distances
+                judged f4 [N,49,2] points of a second detector; both of some fresh latents alone
 
 Fill is 0, "" or NaN, and status 0 is pending.
 """
@@ -14,7 +19,7 @@ import dataclasses
 
 import numpy as np
 
-WRITTEN_BY = {"photos": "ingest", "landmarks": "landmarks", "latents": "invert"}
+WRITTEN_BY = {"photos": "ingest", "landmarks": "landmarks", "latents": "invert", "pairs": "pairs"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +36,23 @@ GROUPS: dict[str, dict[str, ArraySchema]] = {
         "image": ArraySchema("uint8", ("R", "R", 3)),
         "box": ArraySchema("float32", (4,), np.nan),
         "key": ArraySchema("str", (), ""),
+        "brightness": ArraySchema("float32", (), np.nan),
         "status": ArraySchema("uint8"),
     },
     "landmarks": {
         "points": ArraySchema("float32", (49, 2), np.nan),
         "score": ArraySchema("float32", (49,), np.nan),
         "deviation": ArraySchema("float32", (), np.nan),
+        "disagreement": ArraySchema("float32", (), np.nan),
+        "status": ArraySchema("uint8"),
+    },
+    "pairs": {
+        "z": ArraySchema("float32", ("Z",), np.nan),
+        "points": ArraySchema("float32", (49, 2), np.nan),
+        "score": ArraySchema("float32", (49,), np.nan),
+        "disagreement": ArraySchema("float32", (), np.nan),
+        "shift": ArraySchema("float32", (), np.nan),
+        "judged": ArraySchema("float32", (49, 2), np.nan),
         "status": ArraySchema("uint8"),
     },
     "latents": {

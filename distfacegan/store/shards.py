@@ -29,9 +29,13 @@ class Status(enum.IntEnum):
     OK = 1
     UNREADABLE = 2
     NO_FACE = 3
-    LANDMARKS_NOT_TRUSTED = 4
+    LANDMARKS_NOT_TRUSTED = 4  # of version 0.1.0, for any of the last four
     NOTHING_UPSTREAM = 5
     FAILED = 6
+    POINTS_OUTSIDE = 7
+    IMPOSSIBLE_SHAPE = 8
+    LOW_SCORE = 9
+    VIEWS_DISAGREE = 10
 
     @property
     def label(self) -> str:

@@ -33,6 +33,7 @@ class StageStatus:
     workers: int = 0  # that wrote the most recent markers
     statuses: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     @property
     def eta_s(self) -> float | None:
@@ -77,6 +78,7 @@ def describe(run: RunDirectory) -> str:
             parts.append(shards.in_words(status.statuses, status.sums))
         lines.append("  ".join(part for part in parts if part))
         lines += [f"    {line}" for line in _failures(status)]
+        lines += [f"    warning: {line}" for line in status.warnings]
     return "\n".join(lines)
 
 
@@ -122,7 +124,7 @@ def _stage(run: RunDirectory, stage: str, record: StageRecord) -> StageStatus:
         done, images_per_s = (lines[-1].step, lines[-1].images_per_s) if lines else (0, 0.0)
         rate = images_per_s / record.settings["batch"]
         return StageStatus(stage, state, done, record.steps, "steps", rate=rate)
-    return StageStatus(stage, state)
+    return StageStatus(stage, state, warnings=tuple(record.warnings))
 
 
 def _rate(markers: list[shards.ShardStats]) -> tuple[float | None, int]:

@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import abc
+import dataclasses
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
 
+from distfacegan.core.landmarks import MIRRORED, mirror
 
-class Detector(Protocol):
+
+@dataclasses.dataclass(frozen=True)
+class TwoViews:
+    """The landmarks of faces, and what each of the two views of a face says."""
+
+    points: np.ndarray  # f32 [B, 49, 2], of both views together
+    score: np.ndarray  # f32 [B, 49]
+    direct: np.ndarray  # f32 [B, 49, 2], of the face as it is
+    mirrored: np.ndarray  # f32 [B, 49, 2], of the mirror image, mirrored back
+
+
+class Detector(abc.ABC):
     """Finds landmarks; the result for a face does not depend on the others in the batch."""
 
+    @abc.abstractmethod
     def detect(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return points f32 [B, 49, 2] and scores f32 [B, 49] of RGB faces u8 [B, R, R, 3].
 
         Points are (x, y) in units of the face's side from its top left edge: the centre of
         pixel i is at (i + 0.5) / R. Scores are about 0 for a guess and 1 for a certain point.
         """
+
+    def detect_twice(self, faces: np.ndarray) -> TwoViews:
+        """Return the landmarks of faces and of their mirror images: the mean of both."""
+        direct, score = self.detect(faces)
+        mirrored, its_score = self.detect(np.ascontiguousarray(faces[:, :, ::-1]))
+        back = mirror(mirrored)
+        return TwoViews((direct + back) / 2, (score + its_score[:, MIRRORED]) / 2, direct, back)
 
 
 class AnnotatedPhotos(Protocol):
@@ -41,14 +63,19 @@ class DetectorSettings:
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     kind: str
-    needs_gpu: ClassVar[bool] = False
-    """Workers get a GPU each where there are any."""
     flops: ClassVar[float] = 0.0
     """Floating-point operations for one face, of a detector that needs a GPU."""
     finds: ClassVar[bool] = True
     """The landmarks are found in the picture; else they are the source's own."""
+    gives_scores: ClassVar[bool] = True
+    """The scores say how certain a point is; else the two views of a face are compared."""
     min_score: ClassVar[float]
     """A face whose mean score is lower is not to be trusted."""
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Workers get a GPU each where there are any."""
+        return False
 
     def make(self, device: str = "cpu") -> Detector:
         """Create the detector, where it `finds`.

@@ -10,6 +10,7 @@ B batch, R side of a face, S side of a heatmap (64).
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from distfacegan.core.detectors.detector import DetectorSettings
+from distfacegan.core.detectors.detector import Detector, DetectorSettings, TwoViews
 from distfacegan.core.landmarks import IBUG_49, points_49
 from distfacegan.errors import CheckpointError
 
@@ -32,22 +33,33 @@ class FaceAlignment(DetectorSettings):
     kind: Literal["face_alignment"] = "face_alignment"
     model: Path | None = None
     """The weights, if not where the library keeps them."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """In which the network computes."""
 
-    needs_gpu: ClassVar[bool] = True
     flops: ClassVar[float] = 1.0e11  # the face and its mirror image, counted on the network
     # A heatmap is trained to peak at 1. Chosen on that ground alone, not measured.
     min_score: ClassVar[float] = 0.2
 
+    @property
+    def needs_gpu(self) -> bool:
+        """The network is large."""
+        return True
+
     def make(self, device: str = "cpu") -> FaceAlignmentDetector:
         """Load the weights; raises CheckpointError."""
-        return FaceAlignmentDetector(self.model, device=device)
+        return FaceAlignmentDetector(self.model, device=device, precision=self.precision)
 
 
-class FaceAlignmentDetector:
+class FaceAlignmentDetector(Detector):
     """Holds one FAN on one device. Scores are the peaks of the heatmaps, about 0 to 1."""
 
     def __init__(
-        self, weights: str | Path | None = None, *, device: str = "cpu", batch_size: int = 16
+        self,
+        weights: str | Path | None = None,
+        *,
+        device: str = "cpu",
+        batch_size: int = 16,
+        precision: str = "fp32",
     ) -> None:
         """Load the weights from a file or from torch hub's cache; nothing is downloaded.
 
@@ -56,28 +68,40 @@ class FaceAlignmentDetector:
         self.device = torch.device(device)
         self.batch_size = batch_size
         self.network = _load_network(Path(weights) if weights else default_weights())
-        self.network.to(self.device).eval()
+        self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.network.to(self.device, self.dtype).eval()
 
     @torch.inference_mode()
     def detect(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return points f32 [B, 49, 2] in units of the face and scores f32 [B, 49]."""
         frame = Frame.of_face(faces.shape[1])
-        points, score = [torch.empty(0, 68, 2)], [torch.empty(0, 68)]
-        for start in range(0, len(faces), self.batch_size):
-            pictures = np.stack(
-                [frame.cut(face) for face in faces[start : start + self.batch_size]]
-            )
-            peaks, values = decode_heatmaps(self._heatmaps(torch.from_numpy(pictures)))
-            points.append(frame.to_face_units(peaks.cpu()))
-            score.append(values.cpu())
-        return points_49(torch.cat(points)).numpy(), torch.cat(score)[:, IBUG_49].numpy()
+        heatmaps = (self._heatmaps(x) for x in self._batches(frame, faces))
+        return _decoded(frame, heatmaps)
 
-    def _heatmaps(self, pictures: Tensor) -> Tensor:
-        """Return heatmaps f32 [B, 68, S, S] of u8 [B, 256, 256, 3], the mean with mirrored."""
+    @torch.inference_mode()
+    def detect_twice(self, faces: np.ndarray) -> TwoViews:
+        """Return the landmarks where the mean of both views' heatmaps peaks (the library's way)."""
         from face_alignment.utils import flip
 
-        x = pictures.to(self.device).permute(0, 3, 1, 2).float() / 255
-        return (self.network(x)[-1] + flip(self.network(flip(x))[-1], is_label=True)) / 2
+        frame = Frame.of_face(faces.shape[1])
+        both, direct, mirrored = [], [], []
+        for x in self._batches(frame, faces):
+            direct.append(self._heatmaps(x))
+            mirrored.append(flip(self._heatmaps(flip(x)), is_label=True))
+            both.append((direct[-1] + mirrored[-1]) / 2)
+        points, score = _decoded(frame, both)
+        return TwoViews(points, score, _decoded(frame, direct)[0], _decoded(frame, mirrored)[0])
+
+    def _batches(self, frame: Frame, faces: np.ndarray) -> Iterator[Tensor]:
+        """Yield what the network sees of some faces at a time: [b, 3, 256, 256] in [0, 1]."""
+        for start in range(0, len(faces), self.batch_size):
+            some = [frame.cut(face) for face in faces[start : start + self.batch_size]]
+            pictures = torch.from_numpy(np.stack(some)).to(self.device)
+            yield (pictures.permute(0, 3, 1, 2).float() / 255).to(self.dtype)
+
+    def _heatmaps(self, x: Tensor) -> Tensor:
+        """Return the heatmaps f32 [b, 68, S, S] of what the network sees."""
+        return self.network(x)[-1].float()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +139,16 @@ class Frame:
         the rectangle, and cuts the points to whole pixels: `transform_np` in 1.5.0.
         """
         return (self.corner + peaks * self.extent) / self.resolution
+
+
+def _decoded(frame: Frame, heatmaps: Iterable[Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    """Return points f32 [B, 49, 2] in units of the face and scores f32 [B, 49]."""
+    points, score = [torch.empty(0, 68, 2)], [torch.empty(0, 68)]
+    for some in heatmaps:
+        peaks, values = decode_heatmaps(some)
+        points.append(frame.to_face_units(peaks.cpu()))
+        score.append(values.cpu())
+    return points_49(torch.cat(points)).numpy(), torch.cat(score)[:, IBUG_49].numpy()
 
 
 def decode_heatmaps(heatmaps: Tensor) -> tuple[Tensor, Tensor]:

@@ -20,6 +20,7 @@ class Sample:
     z: np.ndarray  # f32 [Z]
     face: np.ndarray  # u8 [r, r, 3] RGB
     landmarks: np.ndarray  # f32 [49, 2], (x, y) in units of the face's side
+    uncertainty: np.ndarray | None = None  # f32 [49], each one's expected error, in sides
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

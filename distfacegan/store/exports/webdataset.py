@@ -69,13 +69,16 @@ def _name(shard: int) -> str:
 def _labels(sample: Sample) -> dict[str, Any]:
     side = sample.face.shape[0]
     points = [[float(v) for v in point] for point in sample.landmarks]
-    return {
+    labels = {
         "index": sample.index,
         "seed": sample.seed,
         "landmarks": [[round(v, 6) for v in point] for point in points],
         "landmarks_px": [[round(v * side, 3) for v in point] for point in points],
         "z": [float(v) for v in sample.z],
     }
+    if sample.uncertainty is not None:
+        labels["uncertainty"] = [round(float(v), 6) for v in sample.uncertainty]
+    return labels
 
 
 def _sample(jpeg: bytes, labels: bytes) -> Sample:
@@ -89,6 +92,7 @@ def _sample(jpeg: bytes, labels: bytes) -> Sample:
         z=np.array(found["z"], np.float32),
         face=face,
         landmarks=np.array(found["landmarks"], np.float32),
+        uncertainty=np.array(known, np.float32) if (known := found.get("uncertainty")) else None,
     )
 
 

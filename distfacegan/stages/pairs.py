@@ -1,0 +1,321 @@
+"""Latents to labelled faces: G(z) is generated, and the detector finds its landmarks.
+
+L-Gen learns from these. A photo's landmarks are not those of its reconstruction, and the latents of
+photos lie elsewhere in the box than those of new faces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+
+from distfacegan import weights
+from distfacegan.core.labelling import Labelling
+from distfacegan.core.landmarks import nme
+from distfacegan.core.latent_model import latent_model
+from distfacegan.core.pixels import to_faces
+from distfacegan.errors import RunDirectoryError
+from distfacegan.spec import JobSpec
+from distfacegan.stages import cluster, landmarks, rates, sizes
+from distfacegan.stages.sharded import finish_shards
+from distfacegan.stages.stage import Job, Outcome, Plan, Stage
+from distfacegan.store import groups, shards
+from distfacegan.store.location import Location
+from distfacegan.store.records import StageRecord
+from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.shards import Shard, ShardStats, Status
+from distfacegan.store.verification import Finding, check_group
+
+SHARD_ROWS = 100
+NUM_RECONSTRUCTED = 500  # photos whose reconstructions are labelled too, to judge L-Gen on them
+NUM_SHIFTED = 200  # fresh faces that are labelled a second time, shifted by a pixel
+MIN_TRUSTED = 50  # pairs that L-Gen can learn from, at least
+ROW_BYTES = 49 * 12 + 9  # of the labels of a face, beside its z
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """Which rows of the group `pairs` are what, in this order."""
+
+    num_pairs: int  # latents of the prior, to learn from
+    num_fresh: int  # latents of the prior, to judge L-Gen
+    num_photos: int = 0  # latents of photos
+
+    @property
+    def num_rows(self) -> int:
+        """All rows."""
+        return self.num_pairs + self.num_fresh + self.num_photos
+
+    @property
+    def prior(self) -> slice:
+        """The rows to learn from."""
+        return slice(0, self.num_pairs)
+
+    @property
+    def fresh(self) -> slice:
+        """The rows of fresh latents."""
+        return slice(self.num_pairs, self.num_pairs + self.num_fresh)
+
+    @property
+    def photos(self) -> slice:
+        """The rows of photos' latents."""
+        return slice(self.num_pairs + self.num_fresh, self.num_rows)
+
+
+class PairWorker:
+    """Holds G and a detector on one device. A plain class: tests use it without Ray."""
+
+    def __init__(
+        self,
+        store: Location,
+        markers: Location,
+        generator: Location,
+        *,
+        seed: int,
+        layout: Layout,
+        labelling: Labelling,
+        judge: Labelling | None = None,
+        device: str = "cpu",
+    ) -> None:
+        torch.set_num_threads(1)  # the order of a sum depends on it
+        self._pairs, self._markers = groups.open_group(store, "pairs"), markers
+        self._latents = groups.open_group(store, "latents") if layout.num_photos else None
+        self._model = latent_model(weights.load_generator(generator).to(device))
+        self._seed, self._layout, self._device = seed, layout, device
+        self._labeller = labelling.make(device)
+        self._judge = judge.make(device) if judge else None
+
+    def run(self, shard: Shard) -> ShardStats:
+        """Generate and label the faces of one shard, and commit them to the store."""
+        started = time.time()
+        arrays = groups.blank(self._pairs, len(shard))
+        arrays["status"][:] = Status.NOTHING_UPSTREAM
+        z = self._latents_of(shard.rows)
+        there = np.flatnonzero(np.isfinite(z).all(axis=1))
+        rows = shard.rows[there]
+        faces = self._faces(z[there])
+        found = self._labeller(faces)
+        arrays["z"][there] = z[there]
+        # A point beyond the face is moved to its edge: L-Gen's sigmoid knows nothing else.
+        arrays["points"][there], arrays["score"][there] = found.points.clip(0, 1), found.score
+        arrays["disagreement"][there] = found.disagreement
+        arrays["status"][there] = landmarks.statuses(found.doubt)
+        fresh = (rows >= self._layout.fresh.start) & (rows < self._layout.fresh.stop)
+        shifted = fresh & found.trusted & (rows < self._layout.fresh.start + NUM_SHIFTED)
+        if shifted.any():
+            arrays["shift"][there[shifted]] = self._moved(faces[shifted], found.points[shifted])
+        if fresh.any() and self._judge is not None:
+            arrays["judged"][there[fresh]] = self._judge(faces[fresh]).points
+        return groups.commit(self._pairs, self._markers, shard, arrays, started)
+
+    def _latents_of(self, rows: np.ndarray) -> np.ndarray:
+        """Return the z of some rows, f32 [n, Z]; NaN where a photo has none."""
+        layout, dim = self._layout, self._model.latent_dim
+        z = np.empty((len(rows), dim), np.float32)
+        for part, stream in ((layout.prior, "pairs"), (layout.fresh, "audit")):
+            own = (rows >= part.start) & (rows < part.stop)
+            z[own] = self._model.prior.draw(self._seed, rows[own] - part.start, dim, stream=stream)
+        of_photos = rows >= layout.photos.start
+        for i in np.flatnonzero(of_photos):
+            assert self._latents is not None
+            row = photo_row(layout, rows[i], groups.num_rows(self._latents))
+            z[i] = groups.read(self._latents, "z", slice(row, row + 1))[0]
+        return z
+
+    def _faces(self, z: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return to_faces(self._model(torch.from_numpy(z).to(self._device)))
+
+    def _moved(self, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Return what the landmarks of faces move by when the faces move a pixel to the right."""
+        moved = np.concatenate([faces[:, :, :1], faces[:, :, :-1]], axis=2)
+        back = self._labeller(moved).points - np.array([1 / faces.shape[1], 0], np.float32)
+        return nme(back, points)
+
+
+def photo_row(layout: Layout, row: int, num_photos: int) -> int:
+    """Return the photo of a row of the group `pairs`: they are spread evenly over all photos."""
+    return (row - layout.photos.start) * num_photos // layout.num_photos
+
+
+class PairsStage(Stage):
+    """Latents to generated faces with landmarks, for L-Gen to learn from and to be judged by."""
+
+    name = "pairs"
+    section = "lgen"
+    unit = "faces"
+    reads = ("began", "invert")
+    writes = ("latents.zarr/pairs",)
+
+    def wanted(self, spec: JobSpec) -> bool:
+        """Tell whether faces are to be labelled: a detector is needed."""
+        if spec.lgen is None or not spec.has_detector:
+            return False
+        return spec.pairs != "photos" or spec.lgen.num_fresh > 0
+
+    def settings(self, job: Job) -> dict[str, Any]:
+        """Return what decides the pairs."""
+        section, detector = job.spec.lgen, job.spec.landmarks
+        assert section is not None
+        assert detector is not None
+        judge = section.judge
+        return {
+            "seed": job.spec.seed,
+            "pairs": job.spec.pairs,
+            "num_pairs": 0 if job.spec.pairs == "photos" else section.num_pairs,
+            "num_fresh": section.num_fresh,
+            "judge": None if judge is None else landmarks.labelling_settings(judge),
+            "labelling": landmarks.labelling_settings(detector),
+        }
+
+    def unrecorded(self, spec: JobSpec) -> dict[str, Any]:
+        """Return how runs acted before a setting of the section, or of a detector, existed."""
+        assert spec.lgen is not None
+        assert spec.landmarks is not None
+        detectors = {"labelling": spec.landmarks, "judge": spec.lgen.judge}
+        of_detectors = {name: each.unrecorded() for name, each in detectors.items() if each}
+        return super().unrecorded(spec) | of_detectors
+
+    def inputs(self, job: Job) -> dict[str, Any]:
+        """Return the identities of the generator and of the photos' latents, if these are used."""
+        digest, run = labelled_generator(job).digest, job.run
+        begun, inverted = run.record(self.name), run.record("invert")
+        if begun is not None:
+            uses_photos = begun.inputs["latents"] is not None
+        else:
+            mine = inverted is not None and inverted.inputs["generator"] == digest
+            uses_photos = job.spec.pairs != "photos" and mine
+        if job.spec.pairs == "both" and not uses_photos:
+            raise RunDirectoryError(
+                f"{run.root}: lgen.pairs is both, but no photos are inverted with the generator "
+                f"{digest}: run the stage invert first, or set lgen.pairs to prior"
+            )
+        return {"generator": digest, "latents": run.identity("invert") if uses_photos else None}
+
+    def execute(self, job: Job) -> Outcome:
+        """Finish the stage."""
+        section, run, detector = job.spec.lgen, job.run, job.spec.landmarks
+        assert section is not None
+        assert detector is not None
+        record, generator = run.record(self.name), labelled_generator(job)
+        assert record is not None
+        layout = layout_of(run, record)
+        groups.create_group(
+            run.latents,
+            "pairs",
+            num_rows=layout.num_rows,
+            shard_rows=SHARD_ROWS,
+            Z=generator.network.latent_dim,
+        )
+        judge = section.judge
+        worker = functools.partial(
+            PairWorker,
+            store=run.latents,
+            markers=run.markers(self.name),
+            generator=generator.path,
+            seed=job.spec.seed,
+            layout=layout,
+            labelling=landmarks.labelling(detector),
+            judge=None if judge is None else landmarks.labelling(judge),
+            device=cluster.device(job.spec.device),
+        )
+        workers = cluster.gpu_workers(section.workers, job.spec.device)
+        outcome = finish_shards(
+            self, job, shards.split(layout.num_rows, SHARD_ROWS), worker, workers=workers
+        )
+        if not outcome.left and layout.num_pairs:
+            load_pairs(run)  # says so if too few of them are trusted
+        return outcome
+
+    def plan(self, job: Job) -> Plan:
+        """Return what there is to do."""
+        section, detector = job.spec.lgen, job.spec.landmarks
+        assert section is not None
+        assert detector is not None
+        count = section.num_fresh + (0 if job.spec.pairs == "photos" else section.num_pairs)
+        if job.spec.pairs != "photos" and job.spec.invert is not None:
+            count += _num_photos(job.spec.pairs, job.photos.count or 0)
+        row_bytes = ROW_BYTES + 4 * sizes.latent_dim(job)
+        work = f"{sizes.in_shards(count, SHARD_ROWS, row_bytes)}, detector {detector.detector.kind}"
+        if not detector.detector.needs_gpu:
+            return Plan(work, count)
+        views = 2 if detector.flip else 1
+        seconds = count * views * detector.detector.flops / landmarks.DETECTION_FLOPS
+        return Plan(work, count, seconds)
+
+    def measure(self, job: Job, device: str) -> float | None:
+        """Time the detector, which takes longer than G."""
+        assert job.spec.landmarks is not None
+        network = sizes.generator(job, _given_generator(job.spec))
+        if network is None:
+            return None
+        on = device if job.spec.landmarks.detector.needs_gpu else "cpu"
+        labeller = landmarks.labelling(job.spec.landmarks).make(on)
+        side = network.resolution
+        shown = np.zeros((64 if on == "cuda" else 4, side, side, 3), np.uint8)
+
+        def some() -> int:
+            labeller(shown)
+            return len(shown)
+
+        return rates.rate(some)
+
+    def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
+        """Check the pairs."""
+        yield from check_group(run, self.name, "pairs")
+
+
+def layout_of(run: RunDirectory, record: StageRecord) -> Layout:
+    """Return which rows of the group `pairs` of a run are what."""
+    num_photos = 0
+    if record.inputs["latents"] is not None:
+        there = groups.num_rows(groups.open_group(run.latents, "latents"))
+        num_photos = _num_photos(record.settings["pairs"], there)
+    return Layout(record.settings["num_pairs"], record.settings["num_fresh"], num_photos)
+
+
+def load_pairs(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
+    """Return z [n, Z] and landmarks [n, 49, 2] of the trusted rows that L-Gen learns from.
+
+    Raises RunDirectoryError if there are too few.
+    """
+    record = run.record("pairs")
+    assert record is not None
+    layout, group = layout_of(run, record), groups.open_group(run.latents, "pairs")
+    good = groups.read(group, "status") == Status.OK
+    good[layout.fresh] = False
+    if record.settings["pairs"] != "both":
+        good[layout.photos] = False
+    if good.sum() < MIN_TRUSTED:
+        raise RunDirectoryError(
+            f"{run.latents}/pairs: the detector trusts its landmarks on {good.sum()} of "
+            f"{layout.num_pairs} generated faces; L-Gen needs {MIN_TRUSTED} at least. Look at the "
+            "faces (`distfacegan report`): perhaps the generator makes none yet. Or lower "
+            "landmarks.min_score, or raise landmarks.max_disagreement"
+        )
+    return groups.read(group, "z")[good], groups.read(group, "points")[good]
+
+
+def labelled_generator(job: Job) -> weights.LoadedGenerator:
+    """Return the generator whose faces are labelled; raises DistfaceganError if it is not there."""
+    return job.generator(weights.generator_path(job.run, _given_generator(job.spec)))
+
+
+def _given_generator(spec: JobSpec) -> Location | None:
+    """Return the generator that the sections name, if they name one."""
+    if spec.invert is not None:
+        return spec.invert.generator
+    return spec.synthesize.generator if spec.synthesize is not None else None
+
+
+def _num_photos(pairs: str, num_photos: int) -> int:
+    return num_photos if pairs == "both" else min(num_photos, NUM_RECONSTRUCTED)
+
+
+STAGE = PairsStage()
