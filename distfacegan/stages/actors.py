@@ -24,11 +24,11 @@ from distfacegan.store.shards import Shard, ShardStats
 
 log = logging.getLogger(__name__)
 
-MAX_ATTEMPTS = 3  # at a shard, and at starting a first worker
+MAX_ATTEMPTS = 3  # at a shard, and at the start of the first worker
 # The loss of a node counts as an eighth of an attempt: the shard is not to blame, but it must not
 # be tried for ever.
 NODE_LOSS = 1 / 8
-START_AGAIN_S = 30.0  # from a failed start to the next, while other workers are ready
+START_AGAIN_S = 30.0  # seconds from a failed start to the next, while other workers are ready
 
 
 class WorkerError(DistfaceganError, RuntimeError):
@@ -67,7 +67,7 @@ class Actor:
     node: str | None = None  # None while it waits for a place in the cluster
     ready: bool = False  # its worker is constructed
     shards: set[int] = dataclasses.field(default_factory=set)
-    alone: bool = False  # its shard failed before, so it is given no other beside it
+    alone: bool = False  # its shard has failed before: it gets no second one beside it
 
 
 class Actors:
@@ -80,7 +80,7 @@ class Actors:
         slots: int,
     ) -> None:
         self._name, self._slots = getattr(worker, "func", worker).__name__, slots
-        self._worker = ray.put(worker)  # pickled once, not once an actor
+        self._worker = ray.put(worker)  # pickled once for all actors
         self._class: Any = ray.remote(_Host).options(
             **resources,
             scheduling_strategy="SPREAD",
@@ -140,7 +140,7 @@ class Actors:
         except queue.Empty:
             return []
         if actor not in self._actors:
-            return []  # it was lost or withdrawn
+            return []  # the actor was lost or withdrawn
         try:
             result = future.result()
         except RayTaskError as error:
@@ -173,14 +173,14 @@ class Actors:
             self._remove(actor)
 
     def _call(self, actor: Actor, method: str, *arguments: Any, index: int = -1) -> None:
-        # Not ray.wait, whose cost grows with the number of calls it waits for.
+        # ray.wait is not used: its cost grows with the number of calls that it waits for.
         future = getattr(actor.handle, method).remote(*arguments).future()
         future.add_done_callback(
             functools.partial(lambda *ended: self._ended.put(ended), actor, method, index)
         )
 
     def _remove(self, actor: Actor) -> None:
-        # A lost node can leave the process alive: it must not write beside its successor.
+        # The process can outlive the loss of its node. It must not write beside its successor.
         ray.kill(actor.handle)
         self._actors.discard(actor)
 
@@ -198,7 +198,7 @@ class Actors:
         self._remove(actor)
         node_lost = isinstance(cause, NodeLostError)
         log.warning("%s could not start: %s", self._name, cause)
-        if any(other.ready for other in self._actors):  # that node's fault, not the settings'
+        if any(other.ready for other in self._actors):  # the fault is the node's, not the settings'
             self._start_again = 0.0 if node_lost else time.monotonic() + START_AGAIN_S
         elif isinstance(cause, DistfaceganError) and not node_lost:
             raise cause
@@ -214,10 +214,10 @@ class Actors:
 def _is_node_lost(actor: Actor, error: RayError) -> bool:
     """Tell whether an actor was lost with its node, and not by a death of its own."""
     if isinstance(error, ActorUnavailableError):
-        return True  # the node is silent: it would have told of a process that died
+        return True  # the node is silent; else it would have reported the death of the process
     if not isinstance(error, ActorDiedError):
-        return False  # killed for want of memory
+        return False  # the process was killed for want of memory
     if actor.node is None:
-        return not error._actor_init_failed  # it never ran
+        return not error._actor_init_failed  # its constructor never ran
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
     return error.preempted or actor.node not in alive

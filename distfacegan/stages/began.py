@@ -32,13 +32,13 @@ from distfacegan.store.verification import Finding, check_networks
 
 log = logging.getLogger(__name__)
 
-MAX_FAILURES = 3  # one after the other, without a new checkpoint between them
-# A change of the number of workers costs a start of all of them, and the steps since the newest
-# checkpoint: where nodes join one by one, not more often than this.
+MAX_FAILURES = 3  # in a row, without a new checkpoint between them
+# A change of the number of workers starts all of them anew, and loses the steps since the newest
+# checkpoint. Where nodes join one by one, the number changes no more often than this.
 RESIZE_EVERY_S = 60.0
-START_TIMEOUT_S = 5.0  # for places that are there; Ray's 60 s are the wait after a lost node
-# Operations a second of one H200, for the plan's guess: a tenth of what its bf16 matrix product
-# does.
+START_TIMEOUT_S = 5.0  # to wait for places that are there; Ray's default of 60 s is for a lost node
+# Operations a second of one H200, for the plan's guess: a tenth of the rate of its bf16 matrix
+# product.
 TRAINING_FLOPS = 0.8e14
 
 
@@ -56,7 +56,7 @@ class BeganStage(Stage):
         assert section is not None
         without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every"}
         found = section.model_dump(exclude={*without, "watch"})
-        if section.stall is not None:  # it is looked for whenever metrics are written
+        if section.stall is not None:  # a stall is looked for whenever metrics are written
             every = (section.metrics_every, section.checkpoint_every, section.watch.every)
             found["stall_looked_for_every"] = list(every)
         return {"seed": job.spec.seed, **found}
@@ -121,7 +121,7 @@ class BeganStage(Stage):
             f"{section.resolution} on {least}{section.workers} workers; {numbers / 1e6:.2f} M "
             f"weights{faces}"
         )
-        # A step is G, and D over real and generated faces, forward and twice that back.
+        # A step is a pass of G, and of D over real and generated faces. Back takes twice as long.
         each = sizes.generator_flops(g) + 2 * sizes.discriminator_flops(d, section.resolution)
         seconds = section.steps * section.batch * 3 * each / TRAINING_FLOPS
         return Plan(work, section.steps, seconds)
@@ -166,7 +166,7 @@ def _train(spec: JobSpec, run: RunDirectory, without: list[int]) -> None:
     config = {"spec": spec, "root": run.root, "without_shards": without, "threads": threads}
     failures, reached = 0, last_step(run)
     while True:
-        remove_tree(run.began / "ray")  # Ray's own account of an attempt that is over
+        remove_tree(run.began / "ray")  # Ray's own record of an attempt that is over
         try:
             cluster.off_main_thread(_trainer(spec, run, config).fit)
             return

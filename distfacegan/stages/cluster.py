@@ -22,8 +22,11 @@ from distfacegan.store.location import Location, file_system
 log = logging.getLogger(__name__)
 
 
-SAY_EVERY_S = 60.0  # what is waited for
-RESOURCES = {"num_gpus": "GPU", "num_cpus": "CPU"}  # of an actor, of the cluster
+SAY_EVERY_S = 60.0  # between two lines of the log about what the job waits for
+RESOURCES = {
+    "num_gpus": "GPU",
+    "num_cpus": "CPU",
+}  # the name of a resource: for an actor, and in the cluster
 Device = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
 
@@ -39,7 +42,7 @@ def connect(**options: Any) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    address = "local"  # never somebody else's on this machine
+    address = "local"  # never join a Ray that somebody else has started on this machine
     if not options:
         address = os.environ.get("RAY_ADDRESS") or address
     try:
@@ -53,7 +56,7 @@ def connect(**options: Any) -> Iterator[None]:
     if context.dashboard_url:
         log.info("Ray dashboard: http://%s", context.dashboard_url)
     try:
-        with _sigterm_interrupts():  # which Ray has set to a handler of its own
+        with _sigterm_interrupts():  # Ray has set a handler of its own, which ours replaces
             yield
     finally:
         ray.shutdown()
@@ -62,7 +65,7 @@ def connect(**options: Any) -> Iterator[None]:
 @contextmanager
 def _sigterm_interrupts() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
-        yield  # signals are not for it
+        yield  # only the main thread gets signals
         return
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:

@@ -140,7 +140,7 @@ class _Stream:
 
     def _pieces(self, step: int) -> Iterator[np.ndarray]:
         taken = []
-        for lane, places in self._lanes:  # first all that is to be read, then the waiting
+        for lane, places in self._lanes:  # ask for all shards first, and wait for them afterwards
             length = places.stop - places.start
             pieces = lane.take(step * length, length)
             taken += [(self._future(lane, piece.shard), piece.places) for piece in pieces]

@@ -139,11 +139,11 @@ class InvertStage(Stage):
         found = section.model_dump(exclude={"workers", "batch", "generator", "photos"})
         if not RECIPES[section.recipe].needs_surrogate:
             del found["surrogate"]
-        if section.generator is not None:  # a misfit is said here
+        if section.generator is not None:  # reports weights that do not fit
             resolution = job.spec.ingest.resolution if job.spec.ingest else None
             job.generator(section.generator).check_resolution(resolution)
         if section.photos is not None:
-            RunDirectory(section.photos).identity("ingest")  # no faces there are said here
+            RunDirectory(section.photos).identity("ingest")  # reports that there are no faces
         return {"seed": job.spec.seed, **found}
 
     def inputs(self, job: Job) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class InvertStage(Stage):
         photos_run = _photos_run(job)
         photos = groups.open_group(photos_run.latents, "photos")
         generator = _generator(job)
-        generator.check_resolution(groups.lengths(photos)["R"])  # a misfit is said here
+        generator.check_resolution(groups.lengths(photos)["R"])  # reports weights that do not fit
         return {"photos": photos_run.identity("ingest"), "generator": generator.digest}
 
     def execute(self, job: Job) -> Outcome:
@@ -216,7 +216,7 @@ class InvertStage(Stage):
         z = torch.from_numpy(model.prior.draw(0, rows, model.latent_dim, stream="measure"))
         with torch.no_grad():
             shown = model(z.to(device))
-        untrained = Surrogate(  # which takes as long
+        untrained = Surrogate(  # takes as long as a trained one
             latent_dim=model.latent_dim,
             thumbnail=thumbnails(shown).shape[1],
             width=section.surrogate.width,
@@ -233,7 +233,7 @@ class InvertStage(Stage):
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
         """Check the latents, and the surrogate where the recipe has one."""
-        recipe = RECIPES.get(record.settings.get("recipe", ""))  # None: of another version
+        recipe = RECIPES.get(record.settings.get("recipe", ""))  # None: a recipe of another version
         learns = recipe is not None and recipe.needs_surrogate
         yield from check_networks([run.surrogate], expected=learns and record.finished)
         yield from check_group(run, self.name, "latents")

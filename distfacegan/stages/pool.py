@@ -23,11 +23,11 @@ from distfacegan.store.shards import Shard, ShardStats
 
 log = logging.getLogger(__name__)
 
-GRACE_S = 15.0  # that the shards in flight have to end when the job is interrupted
-LOOK_EVERY_S = 2.0  # between looks at the size of the cluster
+GRACE_S = 15.0  # seconds that the shards in flight get when the job is interrupted
+LOOK_EVERY_S = 2.0  # seconds between two looks at the size of the cluster
 TICK_S = 0.25
-TAKE_OVER_S = 1.0  # the least time in flight after which a second actor is given a shard
-SAY_FIRST_S, SAY_EVERY_S = 10.0, 60.0  # until the log says what is waited for, and says it again
+TAKE_OVER_S = 1.0  # seconds after which a second actor may be given the same shard, at the least
+SAY_FIRST_S, SAY_EVERY_S = 10.0, 60.0  # until the log says what the job waits for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _give(shards: _Shards, actors: Actors) -> None:
     """Give every free actor a shard, while there is one for it."""
     starting = actors.num_starting
     free = collections.deque(actors.free())
-    while free:  # the idle ones first: if they get nothing, nobody does
+    while free:  # idle actors come first: if they get nothing, no actor does
         actor = free.popleft()
         shard = shards.next(idle=not actor.shards, num_starting=starting)
         if shard is None:
@@ -137,7 +137,7 @@ class _Flight:
     """A shard that one or two actors work at."""
 
     shard: Shard
-    behind: bool  # its actor still worked at another shard when it was given
+    behind: bool  # the actor still worked at another shard when it got this one
     started: float
     actors: int = 1
 
@@ -198,7 +198,7 @@ class _Shards:
         if not slow:
             return None
         behind = [flight for flight in slow if flight.behind]
-        flight = behind[-1] if behind else slow[0]  # they are in the order of their starts
+        flight = behind[-1] if behind else slow[0]  # in the order of their starts
         flight.actors += 1
         log.debug("%s: a second worker is at it", flight.shard)
         return flight.shard
@@ -215,7 +215,7 @@ class _Shards:
         """Record how one actor ended a shard; return the shard's record if it is done now."""
         flight = self._flights.get(index)
         if flight is None:
-            return None  # another actor was first
+            return None  # another actor finished it first
         if isinstance(outcome, ShardStats):
             del self._flights[index]
             self._took_s.append(time.monotonic() - flight.started)
@@ -224,7 +224,7 @@ class _Shards:
         self._attempts[index] += NODE_LOSS if isinstance(outcome, NodeLostError) else 1
         reason = f"{type(outcome).__name__}: {outcome}".partition("\n")[0]
         log.warning("%s failed, attempt %.3g: %s", flight.shard, self._attempts[index], reason)
-        if not flight.actors:  # else the other is still at it
+        if not flight.actors:  # else another actor still works at it
             del self._flights[index]
             if self._attempts[index] >= MAX_ATTEMPTS:
                 self.set_aside.append(SetAside(flight.shard, reason))

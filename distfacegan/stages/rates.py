@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-TIMED_S = 4.0  # for one stage, at least
+TIMED_S = 4.0  # seconds that a stage is timed for, at least
 
 
 def rate(work: Callable[[], int]) -> float:

@@ -77,7 +77,7 @@ class Job:
         inputs = stage.inputs(self)
         self.check(stage, inputs)
         if self.run.record(stage.name) is None:
-            # Nobody knows what left-overs without a record were made with.
+            # What is left without a record is deleted: nobody knows its settings.
             self.run.clear(stage.name, stage.writes)
             self.run.begin(stage.name, self.settings(stage), inputs)
 

@@ -33,12 +33,14 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
-RUN_KEY = "distfacegan_run"  # metadata: a job's run directory; the jobs that have it are ours
+RUN_KEY = (
+    "distfacegan_run"  # key of a job's metadata: its run directory. Jobs that have the key are ours
+)
 
-STOP_WAIT_S = 30  # between SIGTERM and SIGKILL: the shards in flight are finished first
-TIMEOUT_S = (5, 30)  # of a request: to connect, to be answered
-QUIET_S = 60.0  # a log without a new line for so long may be a dead connection: connect again
-PATIENCE_S = 60.0  # without any answer, before a job is no longer followed
+STOP_WAIT_S = 30  # seconds between SIGTERM and SIGKILL, in which the shards in flight are finished
+TIMEOUT_S = (5, 30)  # seconds: to connect, and to get an answer
+QUIET_S = 60.0  # seconds without a new line of the log after which it is opened again
+PATIENCE_S = 60.0  # seconds without an answer after which a job is no longer followed
 
 # What a request that did not get through raises: requests' errors are OSErrors, and Ray's client
 # has a RuntimeError for every answer but 200.
@@ -84,7 +86,7 @@ class Cluster:
         # (Ray 2.60, get_address_for_submission_client).
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address
         for handler in logging.getLogger("ray").handlers:
-            handler.setLevel(logging.WARNING)  # else every upload and every connection is a line
+            handler.setLevel(logging.WARNING)  # otherwise every upload and connection is a line
         with self._explained():
             self._client = _Client(self.address)
 
@@ -100,7 +102,7 @@ class Cluster:
 
         It runs this package's code, or with `installed` what the cluster's nodes have installed.
         """
-        from distfacegan import specfile  # it waits for torch, which the other commands need not
+        from distfacegan import specfile  # specfile imports torch, which takes seconds
 
         job = f"{spec.name}-{time.strftime('%Y%m%d-%H%M%S')}-{secrets.token_hex(2)}"
         command = ["python", "-m", "distfacegan", "run", "job.yaml"]
@@ -161,7 +163,7 @@ class Cluster:
         written = _Log(self._client, job, write)
         lost_since = None
         while True:
-            with contextlib.suppress(*LOST):  # whatever ended it: the job's state decides
+            with contextlib.suppress(*LOST):  # whatever ended the log, the job's state decides
                 asyncio.run(written.tail())
             try:
                 with self._explained():
@@ -191,7 +193,9 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise JobError(f"{job} was told to stop, but it still is {status}")
             with self._explained():
-                self._client.stop_job(job)  # once is not enough: who is not yet up does not hear
+                self._client.stop_job(
+                    job
+                )  # again: a driver that is still starting misses the first signal
                 time.sleep(1)
                 status = self._client.get_job_status(job)
         return status
@@ -285,7 +289,7 @@ def _job(details: JobDetails) -> Job:
 def _exit_code(job: JobDetails, write: Callable[[str], None]) -> int:
     if job.status == JobStatus.STOPPED:
         return 130
-    if job.driver_exit_code is None:  # it never ran, or its node was lost: the log does not say
+    if job.driver_exit_code is None:  # it never ran, or its node was lost: its log does not say why
         write(f"{job.message}\n")
         return 2
     return job.driver_exit_code if job.driver_exit_code >= 0 else 128 - job.driver_exit_code

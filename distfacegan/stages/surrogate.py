@@ -104,7 +104,7 @@ def progress(folder: Location, made_of: dict[str, Any]) -> str:
         if _is_of(partial, made_of):
             return f"has trained {weight_files.read_meta(partial).get('done', 0)} steps or more"
         return "is being trained" if _is_of(drawn, made_of) else "waits for images of the generator"
-    except (OSError, ObjectStoreError, DistfaceganError):  # the worker is writing it
+    except (OSError, ObjectStoreError, DistfaceganError):  # the worker is writing the file just now
         return "is being trained"
 
 

@@ -131,7 +131,7 @@ class SynthesizeStage(Stage):
         section = job.spec.synthesize
         assert section is not None
         if section.generator is not None:
-            job.generator(section.generator)  # bad weights are said here
+            job.generator(section.generator)  # bad weights are reported here, before anything runs
         if section.lgen is not None:
             weights.digest(section.lgen, weights.LGEN)
         found = section.model_dump(exclude={"workers", "generator", "lgen"})
@@ -148,7 +148,7 @@ class SynthesizeStage(Stage):
     def inputs(self, job: Job) -> dict[str, Any]:
         """Return the digests of the networks."""
         generator, lgen = _networks(job)
-        # A misfit is said here.
+        # Reports weights that do not fit together.
         weights.load_lgen(lgen, generator.network.latent_dim, generator.digest)
         return {"generator": generator.digest, "lgen": weights.digest(lgen, weights.LGEN)}
 

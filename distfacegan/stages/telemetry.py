@@ -20,7 +20,7 @@ from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import ShardStats
 
 PREFIX = "distfacegan_"
-# Not `job`: Prometheus gives every series a label of that name, and would rename ours.
+# The tag is not named `job`: Prometheus gives every series a label `job`, and would rename ours.
 TAGS = ("job_name", "stage")
 REFRESH_S = 5.0  # Ray 2.60 drops a gauge that nobody has set for two of its intervals of 10 s
 SHARD_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600]

@@ -31,7 +31,7 @@ def write_bytes(path: Location, data: bytes) -> None:
     except BaseException as error:
         Path(partial).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # that a disk is full is else said of no file
+            error.filename = str(path)  # the error of a full disk names no file by itself
         raise
 
 

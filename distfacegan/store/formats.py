@@ -15,7 +15,7 @@ from typing import Any
 from distfacegan import __version__
 from distfacegan.errors import RunDirectoryError
 
-FORMAT = 1  # what this version writes; it reads 0 to FORMAT. 0 has no number: version 0.1.0
+FORMAT = 1  # of what this version writes; it reads 0 to FORMAT. 0.1.0 wrote no number: 0
 
 
 class NewerFormatError(RunDirectoryError):

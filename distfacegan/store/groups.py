@@ -59,7 +59,7 @@ def create_group(
     group = root.create_group(name, overwrite=True)
     for array, schema in GROUPS[name].items():
         _create_array(group, array, schema, num_rows, shard_rows, lengths)
-    # Goes last: a group without it was interrupted while being made, and is made again.
+    # Written last: a group without this attribute was interrupted, and is made again.
     group.attrs.update({"shard_rows": shard_rows, **formats.stamp()})
     return open_group(store, name)
 
@@ -141,8 +141,8 @@ def commit(
         raise KeyError(f"{group.basename} holds {sorted(schema)}, given {sorted(arrays)}")
     made = shards.marker(markers, shard)
     if made is not None:
-        return made  # another worker took it over, and was first: its digests are of its bits
-    # Else a shard that is all fill would not be stored, and could not be told from a lost one.
+        return made  # another worker was first: the marker has the digests of what it wrote
+    # Zarr would not store a shard that is all fill, and it could not be told from a lost one.
     stored = [name for name in schema if name in group]
     for name in stored:
         array = _array(group, name).with_config({"write_empty_chunks": True})

@@ -50,7 +50,7 @@ class _Lease:
         self._renewals = 0
         self._released = threading.Event()
         self._lost = False
-        # SIGINT is ignored in a job that a script started in its background.
+        # A job that a script has started in its background ignores SIGINT.
         self._wake = signal.SIGUSR1
 
     @contextlib.contextmanager
@@ -83,7 +83,7 @@ class _Lease:
         try:
             if not self._lost and self._renewed() is not None:
                 self._store.delete(self._path.name)
-        except ObjectStoreError as error:  # it expires
+        except ObjectStoreError as error:  # the lease expires by itself
             log.warning("the lease on %s is not given back: %s", self._path.parent, brief(error))
 
     def _take(self) -> Any:
@@ -92,7 +92,7 @@ class _Lease:
         try:
             found = self._store.head(self._path.name)
         except FileNotFoundError:
-            return self._take()  # it has just ended
+            return self._take()  # the other job has just ended
         log.info("%s has a lease: waits %.0f s for its renewal", self._path.parent, EXPIRES_S)
         deadline = time.monotonic() + EXPIRES_S
         while time.monotonic() < deadline:
@@ -101,14 +101,14 @@ class _Lease:
                 if self._store.head(self._path.name)["e_tag"] != found["e_tag"]:
                     raise HeldError
             except FileNotFoundError:
-                return self._take()  # it has just ended
+                return self._take()  # the other job has just ended
         try:
             return self._write(_version(found))
         except PreconditionError:
-            raise HeldError from None  # a third one was quicker
+            raise HeldError from None  # a third job was quicker
 
     def _write(self, mode: Any) -> Any:
-        self._renewals += 1  # another content is another version
+        self._renewals += 1  # another content has another version in the store
         text = json.dumps({**self._who, "renewals": self._renewals})
         return _version(self._store.put(self._path.name, text.encode(), mode=mode))
 

@@ -29,11 +29,11 @@ SCHEMES = ("s3", "gs", "az")
 LIKE_A_URL = re.compile(r"\w{2,}:/|(s3|gs|az)//", re.IGNORECASE)
 REACH_S = 15.0
 _READERS = 32
-# An outage of minutes is waited for; what lasts longer is an error, and the shard is tried again.
+# Requests wait for a store that is away for minutes. A longer outage is an error of the shard.
 _OPTIONS: Any = {
     "client_options": {"timeout": "60s", "connect_timeout": "10s", "allow_http": True},
     "retry_config": {
-        "max_retries": 10_000,  # the time is the limit
+        "max_retries": 10_000,  # the time limits the tries, not their number
         "retry_timeout": datetime.timedelta(minutes=5),
         "backoff": {
             "init_backoff": datetime.timedelta(milliseconds=100),
@@ -156,7 +156,7 @@ def locate(text: str | Location) -> Location:
         )
     folder = posixpath.normpath(f"/{match[3]}").strip("/") if match else ""
     if match is None or not folder:
-        found = "" if re.search("[@?]", text) else f"found {text}; "  # no secret is repeated
+        found = "" if re.search("[@?]", text) else f"found {text}; "  # the text may hold a secret
         raise LocationError(
             f"{found}a URL is {scheme}://bucket/folder, in letters, digits and . _ - / = + , : @ ()"
             "; credentials do not belong into it: they come from the environment (AWS_*, GOOGLE_*, "
@@ -179,7 +179,7 @@ def object_store(location: Location, give_up_s: float | None = None) -> obstore.
     return obstore.store.from_url(str(location), **options)
 
 
-@functools.cache  # its connections are used again
+@functools.cache  # its connections are kept
 def _bucket(url: str) -> obstore.store.ObjectStore:
     return obstore.store.from_url(url, **_OPTIONS)
 

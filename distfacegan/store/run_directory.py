@@ -109,7 +109,7 @@ class RunDirectory:
         """Return the other versions that wrote something here: "distfacegan 0.1.0 (format 0)"."""
         origins = set()
         for stage in STAGES:
-            with contextlib.suppress(RunDirectoryError):  # a damaged record
+            with contextlib.suppress(RunDirectoryError):  # the record may be damaged
                 found = self._read_record(stage)
                 origins |= set() if found is None else {formats.origin(found)}
         return sorted(origins - {formats.origin(formats.stamp())})
@@ -187,7 +187,7 @@ class RunDirectory:
 
     def clear(self, stage: str, outputs: Iterable[str]) -> None:
         """Delete what a stage wrote, `outputs` relative to the run directory; its record last."""
-        with contextlib.suppress(RunDirectoryError):  # of a damaged record, which goes too
+        with contextlib.suppress(RunDirectoryError):  # the record may be damaged
             self.note(stage, finished=False)
         for path in (self.markers(stage), *(self.root / output for output in outputs)):
             remove_tree(path)
@@ -215,10 +215,10 @@ class RunDirectory:
         try:
             with lock:
                 return None
-        except filelock.Timeout:  # an OSError too
+        except filelock.Timeout:  # is an OSError too
             path = self._holder_path
             return files.read_json(path) if path.exists() else {"job": "unknown"}
-        except OSError:  # a read-only copy: nobody can be at it
+        except OSError:  # a read-only copy: no job can be at it
             return None
 
     @contextlib.contextmanager

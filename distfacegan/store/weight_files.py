@@ -26,7 +26,7 @@ def save(folder: Location, states: Mapping[str, State], meta: Mapping[str, Any])
 
     A folder that is already there is replaced.
     """
-    # In an object store nothing can be renamed: meta.json, which says that all is there, is last.
+    # An object store cannot rename: there meta.json, which says that all is there, is written last.
     into = folder.with_name(f".{folder.name}.partial") if isinstance(folder, Path) else folder
     remove(into)
     digests = {}
@@ -64,7 +64,7 @@ def load_with_digest(path: Location, name: str) -> tuple[dict[str, Tensor], str]
     meta = file.with_name("meta.json")
     try:
         said = files.read_json(meta) if meta.exists() else {}
-        said = said if isinstance(said, dict) else {}  # a file of another program
+        said = said if isinstance(said, dict) else {}  # the file may be of another program
         formats.check(meta, said)
         expected = said.get("digests", {}).get(file.name)
         data = file.read_bytes()
