@@ -12,6 +12,8 @@ import yaml
 
 from distfacegan import cli
 from distfacegan.bench import command, figure, invert, losses, roofline, storage, subjects, train
+from distfacegan.bench import landmarks as bench_landmarks
+from distfacegan.bench import lgen as bench_lgen
 from distfacegan.bench.curves import Curve
 from distfacegan.bench.plain_began import PlainBegan, PlainGenerator
 from distfacegan.bench.roofline import operations, step_bytes
@@ -21,6 +23,7 @@ from distfacegan.core.networks import Generator
 from distfacegan.errors import DistfaceganError
 from distfacegan.sections.invert import SurrogateSettings
 from distfacegan.store import weight_files
+from tests.onnx_file import write_linear_network
 
 
 def shorten(monkeypatch):
@@ -165,6 +168,45 @@ def test_a_place_for_runs_is_measured_and_left_as_it_was(tmp_path, monkeypatch, 
         assert min(result[name].values()) > 0
     assert "8 shards of 0.0 MB" in capsys.readouterr().out
     assert list((tmp_path / "place").iterdir()) == []
+
+
+def test_detectors_are_measured_beside_the_library(tmp_path, monkeypatch, capsys):
+    """A FAN of one module instead of four, and a network that says the same of all faces."""
+    import face_alignment
+
+    build = face_alignment.models.FAN
+    for module in (face_alignment.models, face_alignment.api):
+        monkeypatch.setattr(module, "FAN", lambda num_modules: build(1))
+    monkeypatch.setattr(bench_landmarks, "ROUNDS", 1)
+    size = 112
+    onnx = write_linear_network(
+        tmp_path / "m.onnx", np.zeros((136, 3 * size**2)), np.full(136, 0.5), size
+    )
+    file = tmp_path / "figures.json"
+    options = ["--faces", "2", "--onnx", str(onnx), "--json", str(file)]
+    assert cli.main(["bench", "landmarks", *options]) == 0
+    rates = json.loads(file.read_text())["faces_per_s"]
+    assert list(rates) == [
+        "face_alignment: the library, image by image",
+        "face_alignment: ours, fp32",
+        "onnx: opencv",
+        "onnx: onnxruntime",
+    ]
+    assert all(rate > 0 for rate in rates.values())
+    said = capsys.readouterr().out
+    assert "2 faces of 128 px, each with its mirror image, on CPU" in said
+    assert "1.00 times" in said
+
+
+def test_the_training_of_lgen_is_measured_beside_the_usual_loop(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_lgen, "ROUNDS", 1)
+    monkeypatch.setattr(bench_lgen, "TOGETHER", (1, 2))
+    file = tmp_path / "figures.json"
+    assert cli.main(["bench", "lgen", "--rows", "40", "--json", str(file)]) == 0
+    found = json.loads(file.read_text())
+    assert list(found["steps_per_s"]) == [bench_lgen.PLAIN, "ours: 1 at once", "ours: 2 at once"]
+    assert all(rate > 0 for rate in found["steps_per_s"].values())
+    assert "batches of 16 of 40 rows, on CPU" in capsys.readouterr().out
 
 
 def test_a_place_that_gives_back_other_rows_is_no_place_for_runs(tmp_path, monkeypatch):

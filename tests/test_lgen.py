@@ -14,6 +14,7 @@ from distfacegan.core.lgen import (
     score,
     split,
     train,
+    train_together,
 )
 from distfacegan.core.seeding import permutation, uniform_latents
 
@@ -66,6 +67,28 @@ def test_training_equals_adam_on_shuffled_batches_written_out():
             seen.extend(rows)
     assert sorted(seen) == sorted(list(range(10)) * 3)
     torch.testing.assert_close(found.state_dict(), start.state_dict())
+
+
+def test_networks_trained_together_are_those_trained_alone():
+    z, points = moving_faces(30)
+    shape = {"depth": 2, "width": 5, "activation": "silu", "batch": 8}
+    variants = [
+        Variant(**shape, learning_rate=0.01),
+        Variant(**shape, learning_rate=0.003, learning_rate_decay="cosine"),
+        Variant(**shape, learning_rate=0.01, weight_decay=0.5),
+        Variant(**shape, learning_rate=0.01),
+    ]
+    seeds = [0, 0, 0, 1]
+    together = train_together(z, points, variants, epochs=4, seeds=seeds)
+    for network, variant, seed in zip(together, variants, seeds, strict=True):
+        alone = train(z, points, variant, epochs=4, seed=seed)
+        torch.testing.assert_close(network.state_dict(), alone.state_dict(), rtol=1e-4, atol=1e-6)
+
+
+def test_networks_of_two_shapes_are_not_trained_together():
+    z, points = moving_faces(10)
+    with pytest.raises(ValueError, match="only variants of one shape"):
+        train_together(z, points, [Variant(), Variant(width=5)], epochs=1, seeds=[0, 0])
 
 
 def test_a_trained_network_beats_the_mean_shape_by_far_on_rows_it_never_saw():

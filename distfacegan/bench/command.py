@@ -13,15 +13,19 @@ import torch
 from distfacegan import weights
 from distfacegan.bench import figure, losses, subjects
 from distfacegan.bench import invert as bench_invert
+from distfacegan.bench import landmarks as bench_landmarks
+from distfacegan.bench import lgen as bench_lgen
 from distfacegan.bench import storage as bench_storage
 from distfacegan.bench import train as bench_train
 from distfacegan.core.losses import LOSSES
 from distfacegan.core.networks import base_resolution
+from distfacegan.core.pixels import to_faces
 from distfacegan.errors import DistfaceganError
 from distfacegan.sections.invert import SurrogateSettings
 from distfacegan.store import files
 from distfacegan.store.location import locate, reach
 
+LANDMARK_FACE_PX = 128  # side of the faces that detectors look at
 Measured = tuple[dict[str, Any], str]  # what `--json` writes, and the text that is printed
 
 
@@ -79,6 +83,21 @@ def train(options: argparse.Namespace) -> Measured:
     return result, text
 
 
+def landmarks(options: argparse.Namespace) -> Measured:
+    """Compare the ways of finding landmarks."""
+    images = subjects.faces(options.photos, options.faces, LANDMARK_FACE_PX)
+    result = bench_landmarks.measure(
+        to_faces(images), _device(), weights=options.weights, onnx=options.onnx
+    )
+    return result, bench_landmarks.table(result)
+
+
+def lgen(options: argparse.Namespace) -> Measured:
+    """Compare the ways of training L-Gen."""
+    result = bench_lgen.measure(options.rows, _device())
+    return result, bench_lgen.table(result)
+
+
 def stage(options: argparse.Namespace) -> Measured:
     """Compare the invert stage with its core."""
     from distfacegan.bench import stage as bench_stage
@@ -103,7 +122,7 @@ def pool(options: argparse.Namespace) -> Measured:
     return result, bench_pool.table(result)
 
 
-BENCHES = {bench.__name__: bench for bench in (invert, train, stage, store, pool)}
+BENCHES = {bench.__name__: bench for bench in (invert, train, landmarks, lgen, stage, store, pool)}
 
 
 def _device() -> torch.device:

@@ -42,6 +42,24 @@ def add_benches(
     add("--figure", type=Path, metavar="FILE", help="draw them (.png, .svg); implies --curves")
     train.set_defaults(command=command, what="train")
 
+    text = (
+        "find landmarks in every way, in turn, and compare with the face-alignment library's call"
+    )
+    landmarks = benches.add_parser("landmarks", help=text, description=text)
+    add = landmarks.add_argument
+    add("--weights", type=Path, help="of the 2D FAN (default: random ones, which take as long)")
+    add("--onnx", type=Path, metavar="FILE", help="a 68-point ONNX network, to be compared too")
+    add("--photos", type=Path, help="a folder of photos (default: procedural)")
+    add("--faces", type=_positive, default=16, help="how many faces (16)")
+    add("--json", type=Path, metavar="FILE", help="write all figures")
+    landmarks.set_defaults(command=command, what="landmarks")
+
+    text = "train L-Gen in the usual loop and in ours, one and several at once, and compare"
+    lgen = benches.add_parser("lgen", help=text, description=text)
+    lgen.add_argument("--rows", type=_positive, default=2000, help="how many rows (2000)")
+    lgen.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    lgen.set_defaults(command=command, what="lgen")
+
     text = "invert a store of faces in a job of its own, and compare its rate with the bare core's"
     stage = benches.add_parser("stage", help=text, description=text)
     stage.add_argument("--rows", type=_positive, default=20_000, help="how many faces (20000)")

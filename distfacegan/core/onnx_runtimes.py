@@ -47,7 +47,7 @@ class OnnxRuntimeNetwork:
 
     def __init__(self, path: Path, device: str = "cpu") -> None:
         """Load the network; raises CheckpointError if onnxruntime is absent or cannot read it."""
-        if importlib.util.find_spec("onnxruntime") is None:
+        if not has_onnxruntime():
             raise CheckpointError(
                 "the runtime onnxruntime is not installed: pip install 'distfacegan[onnxruntime]' "
                 "on every node (for CUDA: onnxruntime-gpu), or set `runtime: opencv`"
@@ -76,9 +76,14 @@ class OnnxRuntimeNetwork:
         return dict(zip(names, found, strict=True))
 
 
+def has_onnxruntime() -> bool:
+    """Tell whether onnxruntime is installed here."""
+    return importlib.util.find_spec("onnxruntime") is not None
+
+
 def has_cuda() -> bool:
     """Tell whether an onnxruntime with CUDA is installed here."""
-    if importlib.util.find_spec("onnxruntime") is None:
+    if not has_onnxruntime():
         return False
     import onnxruntime
 

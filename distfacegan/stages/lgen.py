@@ -18,7 +18,7 @@ from distfacegan.core.landmarks import nme
 from distfacegan.core.lgen import Evaluation, LandmarkGenerator, Trial
 from distfacegan.errors import RunDirectoryError
 from distfacegan.stages import cluster, lgen_audit, pairs, rates, sizes
-from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit, gpu_share, own_variant
+from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit, own_variant
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.location import remove_tree
@@ -95,30 +95,14 @@ class LGenStage(Stage):
         device = cluster.device(spec.device)
         rows = ray.put(Rows(*self._load(job), section, spec.seed))
         trials = choose(run, section, spec.seed, rows, device)
-        best = trials[0].variant
-        task: Any = ray.remote(fit)  # type: ignore[arg-type]
-        task = task.options(num_cpus=1, num_gpus=gpu_share(device))
-        chosen, final = ray.get(
-            [
-                task.remote(best, section.epochs, spec.seed, rows, on=on, device=device)
-                for on in ("train", "all")
-            ]
-        )
-        data = ray.get(rows)
+        fresh = lgen_audit.fresh_faces(run) if pairs.STAGE.wanted(spec) else None
+        count = section.ensemble if fresh is not None and len(fresh.z) else 1
+        variants = [trials[i % len(trials)].variant for i in range(count)]
+        chosen, ensemble = fit(variants, section, spec.seed, rows, device)
+        final, data = ensemble[0], ray.get(rows)
         evaluation = _evaluate(data, chosen, trials)
-        ensemble, reliability = [final], {}
-        variants = [trials[i % len(trials)].variant for i in range(1, section.ensemble)]
-        if pairs.STAGE.wanted(spec):
-            fresh = lgen_audit.fresh_faces(run)
-            if len(fresh.z):
-                ensemble += ray.get(
-                    [
-                        task.remote(
-                            variant, section.epochs, spec.seed + i, rows, on="all", device=device
-                        )
-                        for i, variant in enumerate(variants, 1)
-                    ]
-                )
+        reliability = {}
+        if fresh is not None:
             reliability = lgen_audit.reliability(fresh, ensemble)
             evaluation = dataclasses.replace(
                 evaluation,
@@ -128,7 +112,7 @@ class LGenStage(Stage):
         meta: dict[str, Any] = {
             "stage": "lgen",
             "seed": spec.seed,
-            "variant": dataclasses.asdict(best),
+            "variant": dataclasses.asdict(variants[0]),
             "evaluation": dataclasses.asdict(evaluation),
             "generator": _generator_digest(job),
         }
@@ -136,7 +120,7 @@ class LGenStage(Stage):
         weight_files.save(run.lgen / "held_out", state, meta)
         state = {weights.LGEN: final.state_dict()}
         state |= {f"member{i}": each.state_dict() for i, each in enumerate(ensemble) if i}
-        meta["members"] = list(map(dataclasses.asdict, variants[: len(ensemble) - 1]))
+        meta["members"] = list(map(dataclasses.asdict, variants[1:]))
         meta["reliability"] = {name: dataclasses.asdict(each) for name, each in reliability.items()}
         weight_files.save(run.lgen / "final", state, meta)
         files.write_json(run.lgen / "trials.json", list(map(dataclasses.asdict, trials)))

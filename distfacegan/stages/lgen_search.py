@@ -6,7 +6,7 @@ import dataclasses
 import itertools
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from ray.tune.search.basic_variant import BasicVariantGenerator
 from torch import Tensor
 
 from distfacegan.core import lgen
-from distfacegan.core.lgen import Trial, Variant
+from distfacegan.core.lgen import LandmarkGenerator, Trial, Variant
 from distfacegan.core.seeding import permutation
 from distfacegan.sections.lgen import LGen
 from distfacegan.stages import cluster
@@ -45,7 +45,7 @@ class Rows:
         chosen, held_out = lgen.split(len(rest), share, seed + 1)
         self.train, self.validation = rest[chosen], rest[held_out]
 
-    def error(self, network: lgen.LandmarkGenerator, rows: np.ndarray) -> float:
+    def error(self, network: LandmarkGenerator, rows: np.ndarray) -> float:
         """Return the mean NME of a network over rows."""
         return lgen.evaluate(network, *self.tensors(rows))["nme"]
 
@@ -225,35 +225,53 @@ def _trial(
     data = ray.get(rows) if isinstance(rows, ray.ObjectRef) else rows
     every = max(1, epochs // REPORTS)
 
-    def report(epoch: int, network: lgen.LandmarkGenerator) -> None:
+    def report(epoch: int, network: LandmarkGenerator) -> None:
         if epoch % every == 0 or epoch == epochs:
             tune.report({"nme": data.error(network, data.validation), "epochs": epoch})
 
-    _train(Variant(**config), epochs, seed, data, data.train, device, on_epoch=report)
+    torch.set_num_threads(1)
+    z, points = data.tensors(data.train)
+    variant = Variant(**config)
+    lgen.train(z, points, variant, epochs=epochs, seed=seed, device=device, on_epoch=report)
 
 
 def fit(
-    variant: Variant, epochs: int, seed: int, rows: Rows, *, on: str, device: str
-) -> lgen.LandmarkGenerator:
-    """Train the chosen variant to the end: on the training rows, or on all (as the paper does)."""
-    which = rows.train if on == "train" else np.arange(len(rows.z))
-    return _train(variant, epochs, seed, rows, which, device).cpu()
+    variants: Sequence[Variant], section: LGen, seed: int, rows: ray.ObjectRef, device: str
+) -> tuple[LandmarkGenerator, list[LandmarkGenerator]]:
+    """Train the first variant on the training rows, and every variant on all rows, to the end.
+
+    Variants of one shape are trained together. Each has a seed of its own.
+    """
+    by_shape: dict[tuple[Any, ...], list[int]] = {}
+    for i, variant in enumerate(variants):
+        by_shape.setdefault(variant.shape, []).append(i)
+    task: Any = ray.remote(_fit)  # type: ignore[arg-type]
+    task = task.options(num_cpus=1, num_gpus=gpu_share(device))
+    options = {"epochs": section.epochs, "rows": rows, "device": device}
+    chosen = task.remote([variants[0]], [seed], on="train", **options)
+    on_all = [
+        task.remote([variants[i] for i in some], [seed + i for i in some], on="all", **options)
+        for some in by_shape.values()
+    ]
+    found: dict[int, LandmarkGenerator] = {}
+    for some, networks in zip(by_shape.values(), ray.get(on_all), strict=True):
+        found |= dict(zip(some, networks, strict=True))
+    return ray.get(chosen)[0], [found[i] for i in range(len(variants))]
 
 
-def _train(
-    variant: Variant,
+def _fit(
+    variants: list[Variant],
+    seeds: list[int],
+    *,
     epochs: int,
-    seed: int,
     rows: Rows,
-    which: np.ndarray,
+    on: str,
     device: str,
-    on_epoch: Callable[[int, lgen.LandmarkGenerator], None] | None = None,
-) -> lgen.LandmarkGenerator:
+) -> list[LandmarkGenerator]:
     torch.set_num_threads(1)
-    z, points = rows.tensors(which)
-    return lgen.train(
-        z, points, variant, epochs=epochs, seed=seed, device=device, on_epoch=on_epoch
-    )
+    z, points = rows.tensors(rows.train if on == "train" else np.arange(len(rows.z)))
+    networks = lgen.train_together(z, points, variants, epochs=epochs, seeds=seeds, device=device)
+    return [network.cpu() for network in networks]
 
 
 def gpu_share(device: str) -> float:
