@@ -16,8 +16,9 @@ from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError, SpecError
-from distfacegan.stages import pairs
-from distfacegan.stages.pairs import Layout, PairWorker
+from distfacegan.stages import pair_rows, pairs
+from distfacegan.stages.pair_rows import Layout
+from distfacegan.stages.pairs import PairWorker
 from distfacegan.stages.synthesize import SynthesizeWorker
 from distfacegan.store import groups, shards, weight_files
 from distfacegan.store.exports.webdataset import WebDataset
@@ -133,14 +134,14 @@ def test_lgen_learns_from_trusted_rows(run, generator, detector):
     group = label(run, generator, detector)
     group["status"][3] = Status.LOW_SCORE
     begin(run, "prior")
-    z, points = pairs.load_pairs(run)
+    z, points = pair_rows.load_pairs(run)
     assert len(z) == len(points) == 119
     begin(run, "both")
-    assert len(pairs.load_pairs(run)[0]) == 119 + 19
+    assert len(pair_rows.load_pairs(run)[0]) == 119 + 19
     begin(run, "prior")
     group["status"][: 120 - 49] = Status.LOW_SCORE
     with pytest.raises(RunDirectoryError, match="trusts its landmarks on 49 of 120 generated"):
-        pairs.load_pairs(run)
+        pair_rows.load_pairs(run)
 
 
 @pytest.mark.parametrize(
@@ -223,7 +224,7 @@ def test_a_detector_that_trusts_no_generated_face_stops_the_job(
     }
     begin(run, "prior")
     with pytest.raises(RunDirectoryError, match="on 0 of 120 generated faces"):
-        pairs.load_pairs(run)
+        pair_rows.load_pairs(run)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from distfacegan.core import lgen
 from distfacegan.core.landmarks import nme
 from distfacegan.core.lgen import Evaluation, LandmarkGenerator, Trial
 from distfacegan.errors import RunDirectoryError
-from distfacegan.stages import cluster, lgen_audit, pairs, rates, sizes
+from distfacegan.stages import cluster, lgen_audit, pair_rows, pairs, rates, sizes
 from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit, own_variant
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, groups, shards, weight_files
@@ -143,7 +143,7 @@ class LGenStage(Stage):
     def _load(self, job: Job) -> tuple[np.ndarray, np.ndarray]:
         """Return z [n, Z] and landmarks [n, 49, 2] of the rows to learn from."""
         if job.spec.pairs != "photos":
-            return pairs.load_pairs(job.run)
+            return pair_rows.load_pairs(job.run)
         without = self.inputs(job)["without_shards"]
         if without:
             log.warning("lgen: learns without the shards %s, which are not done", without)

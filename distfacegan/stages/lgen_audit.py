@@ -14,7 +14,7 @@ from distfacegan.core.audit import Audit
 from distfacegan.core.landmarks import nme
 from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.uncertainty import Reliability
-from distfacegan.stages import pairs
+from distfacegan.stages import pair_rows, pairs
 from distfacegan.stages.lgen_search import Rows
 from distfacegan.store import groups
 from distfacegan.store.run_directory import RunDirectory
@@ -43,7 +43,7 @@ class FreshFaces:
 def fresh_faces(run: RunDirectory) -> FreshFaces:
     record = run.record(pairs.STAGE.name)
     assert record is not None
-    layout, group = pairs.layout_of(run, record), groups.open_group(run.latents, "pairs")
+    layout, group = pair_rows.layout_of(run, record), groups.open_group(run.latents, "pairs")
     rows = layout.fresh
     good = groups.read(group, "status", rows) == Status.OK
     names = ("z", "points", "disagreement", "shift", "judged")
@@ -105,7 +105,7 @@ def _on_reconstructions(run: RunDirectory, final: LandmarkGenerator) -> dict[str
     """Return the errors on G(z) of photos' latents, if L-Gen has learnt none: fields of Audit."""
     record = run.record(pairs.STAGE.name)
     assert record is not None
-    rows, group = pairs.layout_of(run, record).photos, groups.open_group(run.latents, "pairs")
+    rows, group = pair_rows.layout_of(run, record).photos, groups.open_group(run.latents, "pairs")
     good = groups.read(group, "status", rows) == Status.OK
     if record.settings["pairs"] != "prior" or not good.any():
         return {}

@@ -6,7 +6,6 @@ photos lie elsewhere in the box than those of new faces.
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from distfacegan.core.latent_model import latent_model
 from distfacegan.core.pixels import to_faces
 from distfacegan.errors import RunDirectoryError
 from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster, landmarks, rates, sizes
+from distfacegan.stages import cluster, landmarks, pair_rows, rates, sizes
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import groups, shards
@@ -33,39 +32,8 @@ from distfacegan.store.shards import Shard, ShardStats, Status
 from distfacegan.store.verification import Finding, check_group
 
 SHARD_ROWS = 100
-NUM_RECONSTRUCTED = 500  # photos whose reconstructions are labelled too, to judge L-Gen on them
 NUM_SHIFTED = 200  # fresh faces that are labelled a second time, shifted by a pixel
-MIN_TRUSTED = 50  # pairs that L-Gen can learn from, at least
 ROW_BYTES = 49 * 12 + 9  # of the labels of a face, beside its z
-
-
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """Which rows of the group `pairs` are what, in this order."""
-
-    num_pairs: int  # latents of the prior, to learn from
-    num_fresh: int  # latents of the prior, to judge L-Gen
-    num_photos: int = 0  # latents of photos
-
-    @property
-    def num_rows(self) -> int:
-        """All rows."""
-        return self.num_pairs + self.num_fresh + self.num_photos
-
-    @property
-    def prior(self) -> slice:
-        """The rows to learn from."""
-        return slice(0, self.num_pairs)
-
-    @property
-    def fresh(self) -> slice:
-        """The rows of fresh latents."""
-        return slice(self.num_pairs, self.num_pairs + self.num_fresh)
-
-    @property
-    def photos(self) -> slice:
-        """The rows of photos' latents."""
-        return slice(self.num_pairs + self.num_fresh, self.num_rows)
 
 
 class PairWorker:
@@ -78,7 +46,7 @@ class PairWorker:
         generator: Location,
         *,
         seed: int,
-        layout: Layout,
+        layout: pair_rows.Layout,
         labelling: Labelling,
         judge: Labelling | None = None,
         device: str = "cpu",
@@ -124,7 +92,7 @@ class PairWorker:
         of_photos = rows >= layout.photos.start
         for i in np.flatnonzero(of_photos):
             assert self._latents is not None
-            row = photo_row(layout, rows[i], groups.num_rows(self._latents))
+            row = pair_rows.photo_row(layout, rows[i], groups.num_rows(self._latents))
             z[i] = groups.read(self._latents, "z", slice(row, row + 1))[0]
         return z
 
@@ -137,11 +105,6 @@ class PairWorker:
         moved = np.concatenate([faces[:, :, :1], faces[:, :, :-1]], axis=2)
         back = self._labeller(moved).points - np.array([1 / faces.shape[1], 0], np.float32)
         return nme(back, points)
-
-
-def photo_row(layout: Layout, row: int, num_photos: int) -> int:
-    """Return the photo of a row of the group `pairs`: they are spread evenly over all photos."""
-    return (row - layout.photos.start) * num_photos // layout.num_photos
 
 
 class PairsStage(Stage):
@@ -205,7 +168,7 @@ class PairsStage(Stage):
         assert detector is not None
         record, generator = run.record(self.name), labelled_generator(job)
         assert record is not None
-        layout = layout_of(run, record)
+        layout = pair_rows.layout_of(run, record)
         groups.create_group(
             run.latents,
             "pairs",
@@ -230,7 +193,7 @@ class PairsStage(Stage):
             self, job, shards.split(layout.num_rows, SHARD_ROWS), worker, workers=workers
         )
         if not outcome.left and layout.num_pairs:
-            load_pairs(run)  # says so if too few of them are trusted
+            pair_rows.load_pairs(run)  # says so if too few of them are trusted
         return outcome
 
     def plan(self, job: Job) -> Plan:
@@ -240,7 +203,7 @@ class PairsStage(Stage):
         assert detector is not None
         count = section.num_fresh + (0 if job.spec.pairs == "photos" else section.num_pairs)
         if job.spec.pairs != "photos" and job.spec.invert is not None:
-            count += _num_photos(job.spec.pairs, job.photos.count or 0)
+            count += pair_rows.num_photos_labelled(job.spec.pairs, job.photos.count or 0)
         row_bytes = ROW_BYTES + 4 * sizes.latent_dim(job)
         work = f"{sizes.in_shards(count, SHARD_ROWS, row_bytes)}, detector {detector.detector.kind}"
         if not detector.detector.needs_gpu:
@@ -271,37 +234,6 @@ class PairsStage(Stage):
         yield from check_group(run, self.name, "pairs")
 
 
-def layout_of(run: RunDirectory, record: StageRecord) -> Layout:
-    """Return which rows of the group `pairs` of a run are what."""
-    num_photos = 0
-    if record.inputs["latents"] is not None:
-        there = groups.num_rows(groups.open_group(run.latents, "latents"))
-        num_photos = _num_photos(record.settings["pairs"], there)
-    return Layout(record.settings["num_pairs"], record.settings["num_fresh"], num_photos)
-
-
-def load_pairs(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
-    """Return z [n, Z] and landmarks [n, 49, 2] of the trusted rows that L-Gen learns from.
-
-    Raises RunDirectoryError if there are too few.
-    """
-    record = run.record("pairs")
-    assert record is not None
-    layout, group = layout_of(run, record), groups.open_group(run.latents, "pairs")
-    good = groups.read(group, "status") == Status.OK
-    good[layout.fresh] = False
-    if record.settings["pairs"] != "both":
-        good[layout.photos] = False
-    if good.sum() < MIN_TRUSTED:
-        raise RunDirectoryError(
-            f"{run.latents}/pairs: the detector trusts its landmarks on {good.sum()} of "
-            f"{layout.num_pairs} generated faces; L-Gen needs {MIN_TRUSTED} at least. Look at the "
-            "faces (`distfacegan report`): perhaps the generator makes none yet. Or lower "
-            "landmarks.min_score, or raise landmarks.max_disagreement"
-        )
-    return groups.read(group, "z")[good], groups.read(group, "points")[good]
-
-
 def labelled_generator(job: Job) -> weights.LoadedGenerator:
     """Return the generator whose faces are labelled; raises DistfaceganError if it is not there."""
     return job.generator(weights.generator_path(job.run, _given_generator(job.spec)))
@@ -312,10 +244,6 @@ def _given_generator(spec: JobSpec) -> Location | None:
     if spec.invert is not None:
         return spec.invert.generator
     return spec.synthesize.generator if spec.synthesize is not None else None
-
-
-def _num_photos(pairs: str, num_photos: int) -> int:
-    return num_photos if pairs == "both" else min(num_photos, NUM_RECONSTRUCTED)
 
 
 STAGE = PairsStage()
