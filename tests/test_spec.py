@@ -12,7 +12,10 @@ from distfacegan.core.detectors import DETECTORS
 from distfacegan.core.detectors.annotations import Annotations
 from distfacegan.core.detectors.fan import FaceAlignment
 from distfacegan.core.detectors.onnx import Onnx
+from distfacegan.core.lgen import Variant
 from distfacegan.errors import SpecError
+from distfacegan.sections.lgen import LGen
+from distfacegan.stages.lgen_search import own_variant
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))
@@ -342,3 +345,11 @@ def test_one_spec_labels_the_faces_of_one_generator(tmp_path, sections, refused)
         return
     with pytest.raises(SpecError, match="its landmarks are wrong on faces of the second"):
         specfile.load(path)
+
+
+def test_the_papers_lgen_is_table_one_learnt_from_photos():
+    section = LGen.model_validate(yaml.safe_load((ROOT / "configs/lgen-paper.yaml").read_text()))
+    assert own_variant(section) == Variant()
+    assert (section.pairs, section.epochs, section.trials) == ("photos", 1000, 1)
+    quick = LGen.model_validate(yaml.safe_load((ROOT / "configs/lgen-generated.yaml").read_text()))
+    assert (quick.pairs, quick.trials) == ("prior", 1)
