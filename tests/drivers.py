@@ -13,6 +13,8 @@ from distfacegan.stages import began
 from distfacegan.stages.telemetry import Telemetry
 from tests import training_loops
 
+STANDS_STILL = "the driver stands still"
+
 
 def run_to_the_middle(spec: Path, stage: str) -> int:
     """Run a job, but stand still after the first shard or trial of a stage, or at a step of it."""
@@ -33,6 +35,7 @@ def _then_stand_still(count: Callable[..., None], stage: str) -> Callable[..., N
         count(telemetry, *arguments)
         if telemetry._tags["stage"] == stage and not stood:
             stood = True
+            print(STANDS_STILL, flush=True)
             time.sleep(600)
 
     return counted

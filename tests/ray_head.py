@@ -80,12 +80,11 @@ def ray_head(*, num_cpus: int = 2, num_gpus: int = 0) -> Iterator[RayHead]:
         dashboard, address = _addresses(process, output)
         yield RayHead(dashboard, address, token, folder, process.pid)
     finally:
-        process.send_signal(signal.SIGTERM)
+        process.kill()  # SIGTERM would wait for half a minute
+        process.wait()
         try:
-            process.wait(timeout=60)
-            _wait_for_the_end(folder)
+            _end_all_of(folder)
         finally:
-            process.kill()
             shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -103,17 +102,24 @@ def _addresses(process: subprocess.Popen, output: Path) -> tuple[str, str]:
         time.sleep(0.1)
 
 
-def _wait_for_the_end(folder: Path) -> None:
+def _end_all_of(folder: Path) -> None:
+    """Kill the processes of a cluster, which name its folder in their command lines."""
     deadline = time.monotonic() + 30
-    while any(str(folder) in line for line in command_lines()):
+    while own := [pid for pid, line in _processes() if str(folder) in line]:
         assert time.monotonic() < deadline, f"processes of {folder} outlive their head"
+        for pid in own:
+            with contextlib.suppress(ProcessLookupError):  # it has ended meanwhile
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.1)
 
 
 def command_lines() -> list[str]:
     """Return the command lines of all processes."""
-    lines = []
+    return [line for _, line in _processes()]
+
+
+def _processes() -> Iterator[tuple[int, str]]:
+    """Yield the id and the command line of every process that still runs."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it ended meanwhile
-            lines.append(path.read_bytes().decode(errors="replace"))
-    return lines
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            yield int(path.parent.name), path.read_bytes().decode(errors="replace")

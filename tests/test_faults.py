@@ -10,7 +10,7 @@ import pytest
 import ray
 
 from distfacegan.store.run_directory import RunDirectory
-from tests.drivers import run_to_the_middle
+from tests.drivers import STANDS_STILL, run_to_the_middle
 from tests.jobs import assert_equal_runs, write_spec
 from tests.ray_head import RayHead, client_environment, command_lines
 from tests.warm import WarmProcess, distfacegan
@@ -35,6 +35,8 @@ def kill_in_the_middle(spec: Path, head: RayHead, stage: str) -> tuple[dict[Path
     pattern, end = MIDDLE[stage]
     with WarmProcess(run_to_the_middle, spec, stage, environment=head.of_driver) as driver:
         driver.until(lambda: list(root.glob(pattern)))
+        if stage != "began":  # whose workers stand still instead
+            driver.until(lambda: STANDS_STILL in driver.output)
         driver.send_signal(end)
         assert driver.wait(60) == (-end if end == signal.SIGKILL else 130), driver.output
         log = driver.output

@@ -38,6 +38,8 @@ def generator(tmp_path_factory):
     torch.manual_seed(1)
     folder = tmp_path_factory.mktemp("g") / "g"
     network = Generator(resolution=16, latent_dim=DIM, width=8, levels=2)
+    with torch.no_grad():
+        network.to_rgb.weight.mul_(40)  # so that faces differ in their light
     weight_files.save(folder, {"generator": network.state_dict()}, {})
     return folder
 
@@ -58,8 +60,8 @@ def face_68() -> np.ndarray:
 def detector(tmp_path_factory) -> Onnx:
     """A network whose points move up and down with the light of the picture's upper part."""
     weights = np.zeros((136, 3, 112, 112))
-    weights[1::2, :, :56] = 0.2 / (3 * 112 * 56)
-    bias = face_68().ravel() - np.tile([0, 0.1], 68)
+    weights[1::2, :, :56] = 1 / (3 * 112 * 56)
+    bias = face_68().ravel() - np.tile([0, 0.5], 68)
     path = tmp_path_factory.mktemp("d") / "light.onnx"
     return Onnx(model=write_linear_network(path, weights.reshape(136, -1), bias, 112))
 
@@ -170,7 +172,7 @@ def test_pairs_of_the_prior_need_a_detector(tmp_path):
 def test_a_job_learns_from_generated_faces_and_is_held_against_fresh_ones(
     ray_cluster, tmp_path, generator, detector, capsys
 ):
-    """The detector's points follow the light of the face, which L-Gen can learn."""
+    """The detector's points follow the light of the face."""
     own = {"detector": "onnx", "model": str(detector.model), "workers": 1}
     lgen = {"num_pairs": 150, "num_fresh": 40, "workers": 1, "trials": 1, "judge": own}
     spec = load_spec(
@@ -186,18 +188,20 @@ def test_a_job_learns_from_generated_faces_and_is_held_against_fresh_ones(
     run = RunDirectory(spec.run)
     fresh = json.loads((run.report / "summary.json").read_text())["lgen"]["fresh"]
     assert (fresh["count"], fresh["trusted"]) == (40, 40)
-    assert 0 < fresh["nme"] < fresh["nme_mean_shape"]
-    assert fresh["nme_linear"] < fresh["nme_mean_shape"]
+    assert 0 < fresh["nme_linear"] < fresh["nme_mean_shape"] < 0.1
+    assert 0.5 < fresh["nme"] / fresh["nme_mean_shape"] < 2  # a light that is hard to learn
     assert fresh["noise"] < 1e-3
     assert len(fresh["nme_points"]) == 49
-    assert fresh["reconstructions"] == 60
+    assert fresh["reconstructions"] >= 50  # the photos with a face
     assert fresh["judged"]["lgen"] == pytest.approx(fresh["nme"], rel=1e-4)  # it is the same one
     record = run.record("lgen")
     assert record.inputs == {"pairs": run.identity("pairs")}
     assert "On new faces" in (run.report / "index.html").read_text()
     capsys.readouterr()
     assert main(["status", str(run.root)]) == 0
-    assert "pairs      done" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "pairs      done" in said
+    assert "warning: L-Gen is not twice as good as the mean shape" in said
     assert pipeline.run(spec) == pipeline.DONE
 
     shard = run.latents / "pairs" / "points" / "c" / "0" / "0" / "0"
@@ -268,11 +272,11 @@ def test_the_label_of_a_sample_is_the_one_that_is_asked_for(
     worker.run(shards.split(20, 20)[0])
     samples = WebDataset().read_first(tmp_path, 0, 20)
     faces = np.stack([sample.face for sample in samples])
-    detected = Labelling(detector=detector).make()(faces).points  # JPEG changes the light a little
+    detected = Labelling(detector=detector).make()(faces).points  # JPEG changes the light
     expected = {"lgen": upright_face() + 0 * detected, "detector": detected}
     expected["mean"] = (expected["lgen"] + detected) / 2
     points = np.stack([sample.landmarks for sample in samples])
-    np.testing.assert_allclose(points, expected[labels], atol=2e-3)
+    np.testing.assert_allclose(points, expected[labels], atol=1e-2)
 
     eyes = eye_distance(upright_face())
     uncertain = np.array([sample.uncertainty for sample in samples])
@@ -280,7 +284,7 @@ def test_the_label_of_a_sample_is_the_one_that_is_asked_for(
         np.testing.assert_allclose(uncertain.astype(float), 0.01 * eyes, rtol=1e-3)
     elif labels == "mean":  # half of the way from one to the other on top
         apart = distance(expected["lgen"], detected) * eyes / eye_distance(detected)[:, None]
-        np.testing.assert_allclose(uncertain.astype(float), 0.01 * eyes + apart / 2, atol=2e-3)
+        np.testing.assert_allclose(uncertain.astype(float), 0.01 * eyes + apart / 2, atol=1e-2)
     else:
         assert all(sample.uncertainty is None for sample in samples)  # it was not measured
 

@@ -22,7 +22,7 @@ from distfacegan.errors import (
     SpecError,
 )
 from distfacegan.store import files, groups, shards, weight_files
-from distfacegan.store.run_directory import STAGES, RunDirectory
+from distfacegan.store.run_directory import RunDirectory
 from tests.jobs import SMALL_JOB, arrays, assert_equal_runs, findings, load_spec, write_spec
 
 pytestmark = pytest.mark.ray
@@ -159,7 +159,7 @@ def test_fresh_deletes_nothing_for_settings_that_cannot_work(copy, tmp_path):
     landmarks = {"detector": "onnx", "model": "typo.onnx"}
     with pytest.raises(DistfaceganError, match=r"typo\.onnx"):
         pipeline.run(load_spec(tmp_path, landmarks=landmarks), fresh=True)
-    assert all(copy.finished(stage) for stage in STAGES)
+    assert all(copy.finished(stage) for stage in SMALL_JOB)
 
 
 def test_another_generator_is_refused_though_the_stage_is_finished(copy, tmp_path):
@@ -180,7 +180,7 @@ def test_a_shard_whose_marker_was_lost_is_done_again(finished, copy, tmp_path):
 
 
 def test_only_a_stage_of_the_spec_can_be_asked_for(tmp_path):
-    with pytest.raises(SpecError, match="no section report; it has ingest"):
+    with pytest.raises(SpecError, match="no stage report; it has ingest"):
         pipeline.run(load_spec(tmp_path, report=None), only=["report"])
 
 
