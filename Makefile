@@ -1,5 +1,5 @@
 # make quickstart: environment, install, then every stage on built-in faces.
-# make test:       environment, install, then the tests, those with Ray beside the others (what .ci/run calls).
+# make test:       environment, install, then the tests, in three lanes at once (what .ci/run calls).
 
 PYTHON ?= python3
 BIN := .venv/bin
