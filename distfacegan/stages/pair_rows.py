@@ -45,9 +45,9 @@ class Layout:
         return slice(self.num_pairs + self.num_fresh, self.num_rows)
 
 
-def photo_row(layout: Layout, row: int, num_photos: int) -> int:
-    """Return the photo of a row of the group `pairs`: they are spread evenly over all photos."""
-    return (row - layout.photos.start) * num_photos // layout.num_photos
+def photo_rows(layout: Layout, rows: np.ndarray, num_photos: int) -> list[int]:
+    """Return the photos of rows of the group `pairs`: they are spread evenly over all photos."""
+    return ((rows - layout.photos.start) * num_photos // layout.num_photos).tolist()
 
 
 def layout_of(run: RunDirectory, record: StageRecord) -> Layout:

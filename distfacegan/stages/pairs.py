@@ -66,7 +66,14 @@ class PairWorker:
         arrays["status"][:] = Status.NOTHING_UPSTREAM
         z = self._latents_of(shard.rows)
         there = np.flatnonzero(np.isfinite(z).all(axis=1))
-        rows = shard.rows[there]
+        if len(there):
+            self._label(arrays, z, there, shard.rows[there])
+        return groups.commit(self._pairs, self._markers, shard, arrays, started)
+
+    def _label(
+        self, arrays: dict[str, np.ndarray], z: np.ndarray, there: np.ndarray, rows: np.ndarray
+    ) -> None:
+        """Fill in the rows of a shard that have a latent: `there` in it, `rows` of the group."""
         faces = self._faces(z[there])
         found = self._labeller(faces)
         arrays["z"][there] = z[there]
@@ -80,7 +87,6 @@ class PairWorker:
             arrays["shift"][there[shifted]] = self._moved(faces[shifted], found.points[shifted])
         if fresh.any() and self._judge is not None:
             arrays["judged"][there[fresh]] = self._judge(faces[fresh]).points
-        return groups.commit(self._pairs, self._markers, shard, arrays, started)
 
     def _latents_of(self, rows: np.ndarray) -> np.ndarray:
         """Return the z of some rows, f32 [n, Z]; NaN where a photo has none."""
@@ -89,12 +95,18 @@ class PairWorker:
         for part, stream in ((layout.prior, "pairs"), (layout.fresh, "audit")):
             own = (rows >= part.start) & (rows < part.stop)
             z[own] = self._model.prior.draw(self._seed, rows[own] - part.start, dim, stream=stream)
-        of_photos = rows >= layout.photos.start
-        for i in np.flatnonzero(of_photos):
-            assert self._latents is not None
-            row = pair_rows.photo_row(layout, rows[i], groups.num_rows(self._latents))
-            z[i] = groups.read(self._latents, "z", slice(row, row + 1))[0]
+        of_photos = np.flatnonzero(rows >= layout.photos.start)
+        if len(of_photos):
+            z[of_photos] = self._latents_of_photos(rows[of_photos])
         return z
+
+    def _latents_of_photos(self, rows: np.ndarray) -> np.ndarray:
+        assert self._latents is not None
+        photos = pair_rows.photo_rows(self._layout, rows, groups.num_rows(self._latents))
+        if photos[-1] - photos[0] == len(photos) - 1:  # next to each other
+            return groups.read(self._latents, "z", slice(photos[0], photos[-1] + 1))
+        parts = [groups.read(self._latents, "z", slice(row, row + 1)) for row in photos]
+        return np.concatenate(parts)
 
     def _faces(self, z: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
