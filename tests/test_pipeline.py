@@ -22,7 +22,7 @@ from distfacegan.errors import (
     SpecError,
 )
 from distfacegan.store import files, groups, shards, weight_files
-from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.run_directory import STAGES, RunDirectory
 from tests.jobs import SMALL_JOB, arrays, assert_equal_runs, findings, load_spec, write_spec
 
 pytestmark = pytest.mark.ray
