@@ -41,6 +41,7 @@ class FreshFaces:
 
 
 def fresh_faces(run: RunDirectory) -> FreshFaces:
+    """Read the fresh faces from the group `pairs` of a run."""
     record = run.record(pairs.STAGE.name)
     assert record is not None
     layout, group = pair_rows.layout_of(run, record), groups.open_group(run.latents, "pairs")
@@ -115,6 +116,7 @@ def _on_reconstructions(run: RunDirectory, final: LandmarkGenerator) -> dict[str
 
 
 def predict(network: LandmarkGenerator, z: np.ndarray) -> np.ndarray:
+    """Return L-Gen's landmarks f32 [N, 49, 2] of latents f32 [N, Z]."""
     with torch.inference_mode():
         return network(torch.from_numpy(z)).numpy()
 
