@@ -506,6 +506,9 @@ def test_the_numbers_below_the_pictures_are_in_the_summary(finished):
     assert of["reconstructions"]["best"][0] == {"row": 59, "loss": pytest.approx(0.01)}
     assert len(of["test_examples"]) == summary["lgen"]["rows_test"]
     assert len(of["mirror"]) == 3
+    assert all(1 <= way["largest_step"] < 15 for way in of["mirror"])
+    assert all(1 <= way["largest_landmark_step"] < 15 for way in of["mirror"])
+    assert all(way["mirror_nme"] > 0 for way in of["mirror"])
     assert all(f"row {way['row']} · {way['loss']:.3f}" in shown.text for way in of["mirror"])
     assert all(f"mirror · {way['mirror_loss']:.3f}" in shown.text for way in of["mirror"])
 
@@ -547,6 +550,14 @@ def test_the_way_to_the_mirror_image_is_straight_with_14_steps_between():
     assert way.shape == (16, 2)
     np.testing.assert_allclose(way[:, 0], np.arange(16) / 10, atol=1e-6)
     np.testing.assert_allclose(way[:, 1], np.arange(16) / 10 - 1, atol=1e-6)
+
+
+def test_the_largest_step_is_told_from_the_mean_one():
+    assert figures.largest_step(np.arange(5)[:, None] * np.ones((5, 3))) == pytest.approx(1)
+    assert figures.largest_step(np.array([[0], [1], [2], [5]], np.uint8)) == pytest.approx(
+        3 / (5 / 3)
+    )
+    assert figures.largest_step(np.zeros((4, 2))) == 1  # nothing moves
 
 
 def test_the_mirrored_photos_are_inverted_once(own, monkeypatch):

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from distfacegan.core.grids import tile
+from distfacegan.core.landmarks import mirror as mirrored
 from distfacegan.core.landmarks import nme
 from distfacegan.report import mirror, training_samples
 from distfacegan.report.contents import Contents
@@ -45,7 +46,9 @@ def numbers(drawn: Mapping[str, Any]) -> dict[str, Any]:
         },
         "neighbours": [dict(real.numbers) for _, real in drawn["neighbours"]],
         "test_examples": [dict(shown.numbers) for shown in drawn["test_examples"]],
-        "mirror": [{**way[0].numbers, **way[-1].numbers} for way in drawn["ways"]],
+        "mirror": [
+            {**way[0].numbers, **way[1].numbers, **way[-1].numbers} for way in drawn["ways"]
+        ],
     }
 
 
@@ -192,14 +195,30 @@ def _pairs(
 
 
 def _way(contents: Contents, z: np.ndarray) -> list[Picture]:
-    last = len(z) - 1
+    last, faces = len(z) - 1, contents.generate(z)
     marks: list[dict[str, Any]] = [{} for _ in z]
+    of_way = {"largest_step": largest_step(faces)}
     if contents.lgen is not None:
-        marks = [{GENERATED: points} for points in _landmarks(contents.lgen, z)]
+        points = _landmarks(contents.lgen, z)
+        marks = [{GENERATED: own} for own in points]
+        of_way["largest_landmark_step"] = largest_step(points)
+        of_way["mirror_nme"] = float(nme(points[-1], mirrored(points[0])))
     return [
-        picture(face, f"Face {i} of {last} on the way to the mirror image", f"{i}/{last}", **own)
-        for i, (face, own) in enumerate(zip(contents.generate(z), marks, strict=True))
+        picture(
+            face,
+            f"Face {i} of {last} on the way to the mirror image",
+            f"{i}/{last}",
+            {} if i else of_way,
+            **own,
+        )
+        for i, (face, own) in enumerate(zip(faces, marks, strict=True))
     ]
+
+
+def largest_step(way: np.ndarray) -> float:
+    """Return the largest step of a way [n, ...] over the mean step: 1 where all are alike."""
+    steps = np.abs(np.diff(way.astype(np.float64), axis=0)).reshape(len(way) - 1, -1).mean(axis=1)
+    return float(steps.max() / steps.mean()) if steps.any() else 1.0
 
 
 def _landmarks(network: torch.nn.Module, z: np.ndarray) -> np.ndarray:
