@@ -87,7 +87,11 @@ def landmarks(options: argparse.Namespace) -> Measured:
     """Compare the ways of finding landmarks."""
     images = subjects.faces(options.photos, options.faces, LANDMARK_FACE_PX)
     result = bench_landmarks.measure(
-        to_faces(images), _device(), weights=options.weights, onnx=options.onnx
+        to_faces(images),
+        _device(),
+        weights=options.weights,
+        onnx=options.onnx,
+        precisions=("fp32", "bf16") if options.bf16 else ("fp32",),
     )
     return result, bench_landmarks.table(result)
 

@@ -7,7 +7,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,12 @@ Detect = Callable[[np.ndarray], object]
 
 
 def measure(
-    faces: np.ndarray, device: torch.device, *, weights: Path | None, onnx: Path | None
+    faces: np.ndarray,
+    device: torch.device,
+    *,
+    weights: Path | None,
+    onnx: Path | None,
+    precisions: Sequence[str] = ("fp32",),
 ) -> dict[str, Any]:
     """Find the landmarks of faces u8 [B, R, R, 3] in every way, in turn: faces a second, medians.
 
@@ -35,7 +40,7 @@ def measure(
     """
     with _weights(weights):
         ways: dict[str, Detect] = {LIBRARY: _library(device)}
-        for precision in ("fp32", "bf16") if device.type == "cuda" else ("fp32",):
+        for precision in precisions:
             detector = FaceAlignmentDetector(weights, device=str(device), precision=precision)
             ways[f"face_alignment: ours, {precision}"] = detector.detect_twice
     if onnx is not None:

@@ -51,6 +51,7 @@ def add_benches(
     add("--onnx", type=Path, metavar="FILE", help="a 68-point ONNX network, to be compared too")
     add("--photos", type=Path, help="a folder of photos (default: procedural)")
     add("--faces", type=_positive, default=16, help="how many faces (16)")
+    add("--bf16", action="store_true", help="run our FAN in bf16 too")
     add("--json", type=Path, metavar="FILE", help="write all figures")
     landmarks.set_defaults(command=command, what="landmarks")
 

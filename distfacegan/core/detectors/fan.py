@@ -70,6 +70,7 @@ class FaceAlignmentDetector(Detector):
         self.network = _load_network(Path(weights) if weights else default_weights())
         self.dtype = torch.bfloat16 if precision == "bf16" else torch.float32
         self.network.to(self.device, self.dtype).eval()
+        self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     @torch.inference_mode()
     def detect(self, faces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
