@@ -1,8 +1,9 @@
-"""A training's checkpoints, and how far it went back: began/checkpoints, began/rollbacks.json.
+"""The checkpoints of a training and its rollbacks: began/checkpoints, began/rollbacks.json.
 
-A rollback returns to an earlier checkpoint and abandons the later ones. It is written to
-rollbacks.json before anything is deleted. The meta.json of a checkpoint says how many rollbacks
-there were before it: a checkpoint that a later rollback abandoned is known by that, and ignored.
+A rollback returns to an earlier checkpoint and abandons the later ones. The rollback is written
+to rollbacks.json before anything is deleted. The meta.json of a checkpoint holds the number of
+rollbacks before the checkpoint. From this number a reader knows which checkpoints a later rollback
+abandoned, and ignores them.
 """
 
 from __future__ import annotations
@@ -23,20 +24,20 @@ KEEP = 3
 class Rollback:
     """One return of a training to an earlier checkpoint."""
 
-    step: int  # at which it was decided
-    to: int  # the step of the checkpoint
+    step: int  # the step at which the rollback was decided
+    to: int  # the step of the checkpoint that the training returned to
     reason: str
-    learning_rate_scale: float  # from there on
+    learning_rate_scale: float  # factor of the learning rate after the rollback
 
 
 @dataclasses.dataclass(frozen=True)
 class Point:
-    """Where a training goes on."""
+    """The point from which a training continues."""
 
-    checkpoint: Location | None  # None: at the beginning
-    meta: Mapping[str, Any]  # the checkpoint's
-    num_rollbacks: int  # until now
-    learning_rate_scale: float | None  # of a rollback to here; None: the checkpoint's own
+    checkpoint: Location | None  # None: the training starts at step 0
+    meta: Mapping[str, Any]  # the meta.json of the checkpoint
+    num_rollbacks: int  # so far
+    learning_rate_scale: float | None  # of the rollback to this point; None: as in the checkpoint
 
 
 class Checkpoints:
@@ -52,7 +53,7 @@ class Checkpoints:
         return [Rollback(**formats.known_fields(Rollback, each)) for each in found]
 
     def kept(self) -> list[Location]:
-        """Return the checkpoints to go on from, oldest first; each is named by its step."""
+        """Return the checkpoints that no rollback abandoned, oldest first, named by their steps."""
         rollbacks = self.rollbacks()
         return [
             path
@@ -64,7 +65,10 @@ class Checkpoints:
         ]
 
     def resume(self) -> Point:
-        """Return the newest checkpoint, after deleting what is later than it. For rank 0 alone."""
+        """Return the newest checkpoint, after deleting all that is later. Only rank 0 calls this.
+
+        Later checkpoints, sample grids and lines of metrics are deleted.
+        """
         kept = self.kept()
         step = int(kept[-1].name) if kept else 0
         for path in weight_files.checkpoints(self._folder):
@@ -81,17 +85,20 @@ class Checkpoints:
         return Point(kept[-1] if kept else None, meta, len(rollbacks), scale)
 
     def write(self, step: int, states: Mapping[str, State], meta: Mapping[str, Any]) -> None:
-        """Write the checkpoint of a step; the newest three are kept."""
+        """Write the checkpoint of a step, and delete all but the newest three checkpoints."""
         meta = {**meta, "rollbacks": len(self.rollbacks())}
-        weight_files.save(self._folder / f"{step:08d}", states, meta)  # goes last
+        weight_files.save(self._folder / f"{step:08d}", states, meta)
         weight_files.prune(self._folder, KEEP)
 
     def write_samples(self, step: int, grid: bytes) -> None:
-        """Write a picture of what the generator makes at a step."""
+        """Write a picture of the faces that the generator makes at a step."""
         files.write_bytes(self._samples / f"{step:08d}.png", grid)
 
     def roll_back(self, step: int, reason: str, learning_rate_scale: float) -> Point | None:
-        """Go back to the most varied checkpoint; None where there is none. For rank 0 alone."""
+        """Return to the checkpoint of the most varied faces. Only rank 0 calls this.
+
+        Returns None if there is no checkpoint.
+        """
         kept = self.kept()
         if not kept:
             return None

@@ -1,4 +1,4 @@
-"""What stands beside the files of a generated dataset: its manifest and its dataset card."""
+"""The manifest and the dataset card of a generated dataset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from distfacegan.store.location import Location
 
 
 def manifest_path(folder: Location) -> Location:
-    """Return where the manifest of a dataset stands."""
+    """Return the path of a dataset's manifest."""
     return folder / "manifest.json"
 
 
@@ -36,7 +36,7 @@ LABELS = {
 
 
 def _errors(manifest: Mapping[str, Any]) -> str:
-    """Say how far off L-Gen's landmarks are."""
+    """Return the line of the card about the error of L-Gen's landmarks."""
     found, of_mean = (manifest.get(f"nme_generated{of}") for of in ("", "_mean_shape"))
     if found is not None:
         return (
@@ -63,12 +63,13 @@ Landmark Points from Generative Adversarial Networks and Inverse Latent Space Ma
 - `landmarks`: 49 points in iBUG's order without the jaw (0 to 16) and the inner mouth corners (60
   and 64), from the top left edge of the picture; `landmarks_px`: the same in pixels, where the
   centre of the first pixel is (0.5, 0.5).
-- `uncertainty`, where it is there: the expected error of each landmark, in sides of the face.
-- `z`, `seed`, `index`: what the face was made of. The same seed, index and networks give the same
-  sample.
+- `uncertainty`, in some datasets: the expected error of each landmark, as a share of the side of
+  the picture.
+- `z`: the latent that the face was made from. `seed` and `index` give z. The same seed, index and
+  networks give the same sample.
 - Networks: generator {generator}, landmark generator {lgen} (digests of their weights).
 {errors}
 
-A generated face can look like a person of the training photos. Check that your use is one that
-those photos' terms allow.
+A generated face can look like a person in the training photos. Check that the terms of the
+training photos allow your use.
 """

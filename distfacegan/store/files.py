@@ -1,4 +1,8 @@
-"""Small files that are either whole or absent: write elsewhere, flush, rename; or put."""
+"""Small files that are either whole or absent.
+
+A local file is written under another name, flushed and renamed. An object store takes a whole
+object in one request.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +19,10 @@ from distfacegan.store.location import Location, read_all
 
 
 def write_bytes(path: Location, data: bytes) -> None:
-    """Replace `path` by `data`: a reader, or a crash, sees the old file or the new one."""
+    """Replace the file at `path` by `data`.
+
+    A reader sees the old file or the new file, never a part; a crash leaves one of the two.
+    """
     if not isinstance(path, Path):
         path.write_bytes(data)
         return
@@ -31,7 +38,7 @@ def write_bytes(path: Location, data: bytes) -> None:
     except BaseException as error:
         Path(partial).unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:
-            error.filename = str(path)  # the error of a full disk names no file by itself
+            error.filename = str(path)  # Python's error for a full disk names no file
         raise
 
 
@@ -50,12 +57,12 @@ def write_json(path: Location, value: Any) -> None:
 
 
 def read_json(path: Location) -> Any:
-    """Return what the JSON file at `path` says; raises RunDirectoryError if it is damaged."""
+    """Return the value in the JSON file at `path`; raises RunDirectoryError for a damaged file."""
     return _parse(path, path.read_bytes())
 
 
 def read_all_json(paths: Sequence[Location]) -> list[Any]:
-    """Return what `read_json` returns of many files, many at once."""
+    """Return the values in many JSON files, in order, reading many at once."""
     return [_parse(path, data) for path, data in zip(paths, read_all(paths), strict=True)]
 
 

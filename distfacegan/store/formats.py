@@ -1,9 +1,10 @@
-"""The format of what is stored, and what to do with what another version wrote.
+"""The number of the storage format, and how data of other versions is read.
 
 Records, markers, groups of arrays and checkpoints carry the number FORMAT and the version of the
-program that wrote them. A reader ignores what it does not know and gives what is missing its value
-of before, so additions do not change FORMAT. It is raised only for a change that an earlier version
-would misread. Nothing is ever deleted because of its format.
+program that wrote them. A reader ignores fields that it does not know. A reader gives a missing
+field the value that held before the field existed. Added fields therefore do not change FORMAT.
+FORMAT is raised only for a change that an earlier version would misread. Nothing is ever deleted
+because of its format.
 """
 
 from __future__ import annotations
@@ -15,15 +16,16 @@ from typing import Any
 from distfacegan import __version__
 from distfacegan.errors import RunDirectoryError
 
-FORMAT = 1  # of what this version writes; it reads 0 to FORMAT. 0.1.0 wrote no number: 0
+# This version writes FORMAT and reads 0 to FORMAT. Data of 0.1.0, without a number, counts as 0.
+FORMAT = 1
 
 
 class NewerFormatError(RunDirectoryError):
-    """Something was written by a later version in a format that this one cannot read."""
+    """A later version wrote the data in a format that this version cannot read."""
 
 
 def stamp() -> dict[str, Any]:
-    """Return what is added to everything that is stored."""
+    """Return the format and the version, which are added to everything that is stored."""
     return {"format": FORMAT, "version": __version__}
 
 
@@ -39,7 +41,7 @@ def check(what: object, found: Mapping[str, Any]) -> None:
 
 
 def origin(found: Mapping[str, Any]) -> str:
-    """Say which version wrote something, from its stamp."""
+    """Return which version wrote the data with the stamp in `found`."""
     return f"distfacegan {found.get('version', '0.1.0')} (format {found.get('format', 0)})"
 
 

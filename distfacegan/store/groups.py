@@ -1,11 +1,11 @@
 """The Zarr group latents.zarr: one row per photo, the same row in every array (store/schema.py).
 
-One shard of rows is one Zarr shard of every array,
-written whole by one worker: no two writers ever meet in one file. Chunks carry checksums, so that
-damage is an error of the reader and never a wrong face.
+A shard of rows is one Zarr shard of every array. One worker writes a whole shard, so that two
+workers never write to the same file. Chunks carry checksums: reading damaged data raises an error
+and never returns wrong values.
 
-A group keeps the arrays that it was created with. One that an earlier version created may lack
-arrays of the schema: they read as their fill, and are not written.
+A group keeps the arrays that it was created with. A group that an earlier version created may lack
+arrays of the schema. Such arrays read as their fill and are not written.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from distfacegan.store.shards import Shard, ShardStats
 
 _ADVICE = "`distfacegan verify` names every damaged shard, and `run` makes it again."
 
-CHUNK_BYTES = 512 * 1024  # of a chunk at most; one row at least
+CHUNK_BYTES = 512 * 1024  # the largest chunk; a chunk holds one row at least
 
 
 class _UrlStore(ObjectStore):
-    """Zarr's store over obstore's, called by its URL: obstore 0.12 has no text for Azure's."""
+    """Zarr's object store with its URL as text: obstore 0.12 gives Azure's stores no text."""
 
     url = ""
 
@@ -43,10 +43,11 @@ class _UrlStore(ObjectStore):
 def create_group(
     store: Location, name: str, *, num_rows: int, shard_rows: int, **lengths: int
 ) -> zarr.Group:
-    """Create the arrays of group `name`, or open them if they are there already.
+    """Create the arrays of group `name`, or open existing ones.
 
-    `lengths` gives the letters of the schema (R, Z). Raises RunDirectoryError if the arrays on
-    disk are of other lengths, or if there are some that this version cannot write.
+    `lengths` gives the lengths that the letters of the schema (R, Z) stand for. Raises
+    RunDirectoryError if the arrays on disk have other lengths, or if this version does not know
+    some of them.
     """
     root = zarr.open_group(_zarr_store(store), mode="a")
     if name in root and "shard_rows" in root[name].attrs:
@@ -59,7 +60,7 @@ def create_group(
     group = root.create_group(name, overwrite=True)
     for array, schema in GROUPS[name].items():
         _create_array(group, array, schema, num_rows, shard_rows, lengths)
-    # Written last: a group without this attribute was interrupted, and is made again.
+    # The attribute is written last: a group without the attribute is unfinished and is made again.
     group.attrs.update({"shard_rows": shard_rows, **formats.stamp()})
     return open_group(store, name)
 
@@ -73,7 +74,8 @@ def create_group_of(photos: zarr.Group, store: Location, name: str, **lengths: i
 def open_group(store: Location, name: str) -> zarr.Group:
     """Open group `name` for reading and writing.
 
-    Raises RunDirectoryError if it is not there, NewerFormatError if this version cannot read it.
+    Raises RunDirectoryError if the group is missing, NewerFormatError if this version cannot read
+    the group.
     """
     try:
         group = zarr.open_group(_zarr_store(store), path=name, mode="r+")
@@ -86,7 +88,7 @@ def open_group(store: Location, name: str) -> zarr.Group:
 
 
 def blank(group: zarr.Group, rows: int) -> dict[str, np.ndarray]:
-    """Return the arrays of a group for `rows` rows, each holding its fill: to be worked on."""
+    """Return the arrays of a group for `rows` rows, each full of its fill, to write results in."""
     return {name: _filled(group, name, rows) for name in GROUPS[group.basename]}
 
 
@@ -106,9 +108,9 @@ def plan(group: zarr.Group) -> list[Shard]:
 
 
 def read(group: zarr.Group, array: str, rows: Shard | slice = slice(None)) -> np.ndarray:
-    """Return rows of an array, or its fill where an earlier version did not write the array.
+    """Return rows of an array, or its fill if an earlier version made the group without the array.
 
-    Damage is a RunDirectoryError that names the array and the rows.
+    Raises RunDirectoryError, naming the array and the rows, for missing or damaged data.
     """
     where = slice(rows.start, rows.stop) if isinstance(rows, Shard) else rows
     if array not in group and array in GROUPS[group.basename]:
@@ -131,18 +133,19 @@ def commit(
     started: float,
     sums: Mapping[str, float] | None = None,
 ) -> ShardStats:
-    """Write one shard of every array of the group, then its marker, unless it has one.
+    """Write one shard of every array of the group, then the shard's marker.
 
-    `arrays` has the rows of the shard for each array of the schema; `started` is the time at which
-    the work on the shard began, in seconds since the epoch; `sums` is what else the marker counts.
+    A shard that has a marker is not written again. `arrays` has the rows of the shard for each
+    array of the schema; `started` is the time at which the work on the shard began, in seconds
+    since the epoch; `sums` holds further counts for the marker.
     """
     schema = GROUPS[group.basename]
     if set(arrays) != set(schema):
         raise KeyError(f"{group.basename} holds {sorted(schema)}, given {sorted(arrays)}")
     made = shards.marker(markers, shard)
     if made is not None:
-        return made  # another worker was first: the marker has the digests of what it wrote
-    # Zarr would not store a shard that is all fill, and it could not be told from a lost one.
+        return made  # another worker wrote the shard: the marker has the digests of its data
+    # By default Zarr stores no shard that is all fill. Such a shard would look like a lost shard.
     stored = [name for name in schema if name in group]
     for name in stored:
         array = _array(group, name).with_config({"write_empty_chunks": True})
@@ -158,14 +161,14 @@ def commit(
 
 
 def rows_digest(values: np.ndarray) -> str:
-    """Return the digest of rows as a marker holds it: of their bytes, texts NUL-terminated."""
+    """Return the digest of rows for a marker: of their bytes, or of NUL-terminated texts."""
     if values.dtype.kind in "OT":
         return files.digest("".join(f"{text}\0" for text in values).encode())
     return files.digest(np.ascontiguousarray(values).data.cast("B"))
 
 
 def discard(group: zarr.Group, shard: Shard) -> None:
-    """Delete what is stored of a shard, so that its damage does not outlive its rewriting."""
+    """Delete the files of a shard, so that no damaged file is left when the shard is made again."""
     for name in group.array_keys():
         sync(group.store.delete(_shard_key(group, name, shard)))
 
@@ -181,7 +184,7 @@ def lengths(group: zarr.Group) -> dict[str, int]:
 
 
 def schema_differences(group: zarr.Group) -> list[str]:
-    """Say how the arrays of a group differ from this version's: more of them, or fewer."""
+    """Return one line for every array that only the group or only this version's schema has."""
     stored, known = set(group.array_keys()), set(GROUPS[group.basename])
     return [
         *(f"no array {name}, which this version would write" for name in sorted(known - stored)),
@@ -209,7 +212,7 @@ def shape_differences(
 
 
 def _refuse_unknown_arrays(group: zarr.Group) -> None:
-    """Refuse to write to a group that has arrays of a later version: they would lack rows."""
+    """Refuse to write to a group with arrays of a later version, which would miss the new rows."""
     unknown = sorted(set(group.array_keys()) - set(GROUPS[group.basename]))
     if unknown:
         raise RunDirectoryError(
@@ -220,7 +223,7 @@ def _refuse_unknown_arrays(group: zarr.Group) -> None:
 
 
 def _filled(group: zarr.Group, name: str, rows: int) -> np.ndarray:
-    """Return rows of an array of the schema that hold its fill."""
+    """Return rows of an array of the schema, full of the array's fill."""
     schema = GROUPS[group.basename][name]
     known = lengths(group)
     shape = (known[length] if isinstance(length, str) else length for length in schema.shape)
@@ -270,7 +273,7 @@ def _shard_key(group: zarr.Group, name: str, shard: Shard) -> str:
 
 
 def _zarr_store(location: Location) -> Location | ObjectStore:
-    """Return what Zarr opens: a local path, or obstore's store of a URL."""
+    """Return a location in the form that Zarr opens: a local path, or an object store."""
     if isinstance(location, Path):
         return location
     store = _UrlStore(object_store(location))

@@ -1,8 +1,9 @@
-"""One job at a time on a run directory in an object store: a lease that its holder keeps renewing.
+"""A lease, which admits one job at a time to a run directory in an object store.
 
-The lease is one object. A job creates it only where there is none, and replaces it only if it has
-seen its last version (conditional writes). A job that finds the lease unchanged for EXPIRES_S may
-take it over. It measures that time by its own clock: the clocks of two machines are never compared.
+The lease is one object, which its holder keeps renewing. All writes are conditional: a job creates
+the lease only if there is no lease, and replaces only the version of the lease that it read last.
+A job that finds the lease unchanged for EXPIRES_S may take the lease over. The job measures this
+time with its own clock: the clocks of two machines are never compared.
 """
 
 from __future__ import annotations
@@ -31,14 +32,14 @@ EXPIRES_S = 45.0
 
 
 class HeldError(Exception):
-    """The lease is held by a job that lives."""
+    """Another job holds the lease and keeps renewing it."""
 
 
 def hold(path: Location, who: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
     """Hold the lease on the object at `path` for the job that `who` describes.
 
-    Raises HeldError if another job holds it; and RunDirectoryError, in the main thread, when
-    another one has taken it over meanwhile.
+    Raises HeldError if another job holds the lease. Raises RunDirectoryError, in the main thread,
+    when another job has taken the lease over.
     """
     return _Lease(path, who).hold()
 
@@ -50,7 +51,7 @@ class _Lease:
         self._renewals = 0
         self._released = threading.Event()
         self._lost = False
-        # A job that a script has started in its background ignores SIGINT.
+        # Not SIGINT: a job that a shell script started in the background ignores SIGINT.
         self._wake = signal.SIGUSR1
 
     @contextlib.contextmanager
@@ -68,8 +69,8 @@ class _Lease:
         except KeyboardInterrupt:
             if self._lost:
                 raise RunDirectoryError(
-                    f"{self._path.parent} has been taken over by another job: this one could not "
-                    f"reach the store for {EXPIRES_S:.0f} s and was taken for dead"
+                    f"{self._path.parent} has been taken over by another job: this job did not "
+                    f"reach the store for {EXPIRES_S:.0f} s and seemed to be dead"
                 ) from None
             raise
         finally:
@@ -84,7 +85,7 @@ class _Lease:
             if not self._lost and self._renewed() is not None:
                 self._store.delete(self._path.name)
         except ObjectStoreError as error:  # the lease expires by itself
-            log.warning("the lease on %s is not given back: %s", self._path.parent, brief(error))
+            log.warning("cannot give back the lease on %s: %s", self._path.parent, brief(error))
 
     def _take(self) -> Any:
         with contextlib.suppress(AlreadyExistsError):
@@ -93,7 +94,11 @@ class _Lease:
             found = self._store.head(self._path.name)
         except FileNotFoundError:
             return self._take()  # the other job has just ended
-        log.info("%s has a lease: waits %.0f s for its renewal", self._path.parent, EXPIRES_S)
+        log.info(
+            "%s has a lease: waiting %.0f s to see if its job still runs",
+            self._path.parent,
+            EXPIRES_S,
+        )
         deadline = time.monotonic() + EXPIRES_S
         while time.monotonic() < deadline:
             time.sleep(1)
@@ -108,7 +113,7 @@ class _Lease:
             raise HeldError from None  # a third job was quicker
 
     def _write(self, mode: Any) -> Any:
-        self._renewals += 1  # another content has another version in the store
+        self._renewals += 1  # new content, so that the store gives the object a new version
         text = json.dumps({**self._who, "renewals": self._renewals})
         return _version(self._store.put(self._path.name, text.encode(), mode=mode))
 
@@ -117,16 +122,16 @@ class _Lease:
             try:
                 self._version = self._renewed()
             except ObjectStoreError as error:
-                log.warning("the lease on %s is not renewed: %s", self._path.parent, brief(error))
+                log.warning("cannot renew the lease on %s: %s", self._path.parent, brief(error))
             if self._version is None:
                 self._lost = True
                 os.kill(os.getpid(), self._wake)  # wakes the main thread wherever it waits
                 return
 
     def _renewed(self) -> Any:
-        """Renew the lease and return its version; None if it is another's now."""
-        # A refusal means one of two things: another job took the lease, or this job renewed it
-        # before and the answer was lost on the way. The content of the lease tells which.
+        """Renew the lease and return its new version; None if another job has the lease now."""
+        # The store refuses for one of two reasons: another job took the lease, or this job renewed
+        # the lease before and the store's answer got lost. The content of the lease tells which.
         with contextlib.suppress(PreconditionError):
             return self._write(self._version)
         try:
@@ -138,7 +143,7 @@ class _Lease:
 
 
 def holder(path: Location) -> dict[str, Any] | None:
-    """Return what the holder of a lease says of itself; None where nobody renews it."""
+    """Return the description of the job that holds a lease; None if no job renews the lease."""
     try:
         found = object_store(path.parent).get(path.name)
     except FileNotFoundError:
@@ -148,5 +153,5 @@ def holder(path: Location) -> dict[str, Any] | None:
 
 
 def _version(found: Mapping[str, Any]) -> Any:
-    """Return what a conditional write names: S3 and Azure know an e_tag, GCS a version."""
+    """Return the version that a conditional write names: an e_tag (S3, Azure) or a number (GCS)."""
     return {name: found[name] for name in ("e_tag", "version") if found[name] is not None}

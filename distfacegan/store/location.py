@@ -1,4 +1,4 @@
-"""Where things are kept: a local path, or a URL of an object store (s3://, gs://, az://).
+"""Locations of files and folders: local paths, or URLs of object stores (s3://, gs://, az://).
 
 Credentials, region and endpoint come from the environment (AWS_*, GOOGLE_*, AZURE_*) or from the
 machine's role.
@@ -29,11 +29,11 @@ SCHEMES = ("s3", "gs", "az")
 LIKE_A_URL = re.compile(r"\w{2,}:/|(s3|gs|az)//", re.IGNORECASE)
 REACH_S = 15.0
 _READERS = 32
-# Requests wait for a store that is away for minutes. A longer outage is an error of the shard.
+# A request tries for 5 minutes to reach the store. A longer outage is an error of the shard.
 _OPTIONS: Any = {
     "client_options": {"timeout": "60s", "connect_timeout": "10s", "allow_http": True},
     "retry_config": {
-        "max_retries": 10_000,  # the time limits the tries, not their number
+        "max_retries": 10_000,  # never reached: retry_timeout ends the tries
         "retry_timeout": datetime.timedelta(minutes=5),
         "backoff": {
             "init_backoff": datetime.timedelta(milliseconds=100),
@@ -45,14 +45,14 @@ _OPTIONS: Any = {
 
 
 class LocationError(DistfaceganError, ValueError):
-    """A URL that cannot be a place of ours."""
+    """A URL that is malformed, is of an unknown scheme, or cannot be reached."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)
 class ObjectPath:
     """A path in an object store, with pathlib's methods.
 
-    Each method is one request, done wholly or not at all. A request that fails raises an
+    A write or a deletion happens wholly or not at all. A request that fails raises an
     ObjectStoreError: a store that does not answer is never taken for an absent object.
     """
 
@@ -67,7 +67,7 @@ class ObjectPath:
 
     @property
     def name(self) -> str:
-        """The last part of the path; `stem` and `suffix` as pathlib has them."""
+        """The last part of the path."""
         return self.key.name
 
     @property
@@ -82,11 +82,11 @@ class ObjectPath:
 
     @property
     def parent(self) -> ObjectPath:
-        """The folder that this is in."""
+        """The folder that the path is in."""
         return ObjectPath(self.bucket, self.key.parent)
 
     def with_name(self, name: str) -> ObjectPath:
-        """Return the path of another name in the same folder."""
+        """Return the path of `name` in the same folder."""
         return self.parent / name
 
     @property
@@ -129,7 +129,7 @@ class ObjectPath:
         return (self / key.rpartition("/")[2] for key in keys)
 
     def unlink(self, missing_ok: bool = False) -> None:
-        """Delete the object; with missing_ok, if it is there."""
+        """Delete the object; raises FileNotFoundError if it is absent, unless missing_ok."""
         if not missing_ok and not self.is_file():
             raise FileNotFoundError(str(self))
         self._store.delete(str(self.key))
@@ -139,9 +139,9 @@ Location = Path | ObjectPath
 
 
 def locate(text: str | Location) -> Location:
-    """Return the path of a text: a URL's, or a local one, absolute and normalised.
+    """Return the location that a URL or a local path names, absolute and normalised.
 
-    Raises LocationError for a URL that cannot be a place of ours.
+    Raises LocationError for a malformed URL or an unknown scheme.
     """
     if isinstance(text, ObjectPath):
         return text
@@ -152,23 +152,23 @@ def locate(text: str | Location) -> Location:
     scheme = re.split("[:/]", text)[0]
     if scheme not in SCHEMES:
         raise LocationError(
-            f"{scheme}:// is not known: give a path, or one of {', '.join(SCHEMES)}"
+            f"{scheme}:// is not known: give a path, or a URL of {', '.join(SCHEMES)}"
         )
     folder = posixpath.normpath(f"/{match[3]}").strip("/") if match else ""
     if match is None or not folder:
         found = "" if re.search("[@?]", text) else f"found {text}; "  # the text may hold a secret
         raise LocationError(
             f"{found}a URL is {scheme}://bucket/folder, in letters, digits and . _ - / = + , : @ ()"
-            "; credentials do not belong into it: they come from the environment (AWS_*, GOOGLE_*, "
-            "AZURE_*) or from the machine's role"
+            "; credentials do not belong in a URL: they come from the environment (AWS_*, "
+            "GOOGLE_*, AZURE_*) or from the machine's role"
         )
     return ObjectPath(f"{scheme}://{match[2]}", PurePosixPath(folder))
 
 
 def object_store(location: Location, give_up_s: float | None = None) -> obstore.store.ObjectStore:
-    """Return obstore's own store of the objects below a URL.
+    """Return obstore's store of the objects below a URL.
 
-    With `give_up_s` a request that does not get through is given up, about, after so long.
+    `give_up_s` limits how long, roughly, a request keeps trying to reach the store.
     """
     options = _OPTIONS
     if give_up_s is not None:
@@ -179,13 +179,13 @@ def object_store(location: Location, give_up_s: float | None = None) -> obstore.
     return obstore.store.from_url(str(location), **options)
 
 
-@functools.cache  # its connections are kept
+@functools.cache  # keeps the connections open
 def _bucket(url: str) -> obstore.store.ObjectStore:
     return obstore.store.from_url(url, **_OPTIONS)
 
 
 class ArrowFileSystem(obstore.fsspec.FsspecStore):
-    """obstore's file system for pyarrow, which hands a file more than bytes (obstore 0.12)."""
+    """obstore's file system, whose files also take pyarrow's buffers (obstore 0.12 wants bytes)."""
 
     def _open(self, path: str, mode: Any = "rb", **options: Any) -> Any:  # type: ignore[override]
         file: Any = super()._open(path, mode, **options)
@@ -201,12 +201,12 @@ def file_system(location: ObjectPath) -> ArrowFileSystem:
 
 
 def brief(error: Exception) -> str:
-    """Return what an error of an object store says, without its internals."""
+    """Return the first line of an object store's error; the rest describes its internals."""
     return str(error).partition("\n")[0]
 
 
 def reach(location: Location) -> None:
-    """Make sure that the store of a URL answers; raises LocationError if it does not, soon."""
+    """Check that the store of a URL answers; raises LocationError after about REACH_S seconds."""
     if isinstance(location, Path):
         return
     store = object_store(location, give_up_s=REACH_S)
@@ -221,7 +221,7 @@ def reach(location: Location) -> None:
 
 
 def remove_tree(location: Location) -> None:
-    """Delete a folder with all that is below it, if it is there."""
+    """Delete a folder and all that is in it. A missing folder is no error."""
     if isinstance(location, Path):
         with contextlib.suppress(FileNotFoundError):
             shutil.rmtree(location)
@@ -232,7 +232,10 @@ def remove_tree(location: Location) -> None:
 
 
 def numbered(folder: Location, suffix: str = "") -> list[Location]:
-    """Return what in a folder is named by a number, in order; nothing if it is not there."""
+    """Return the entries of a folder whose names begin with a digit and end in `suffix`, sorted.
+
+    A missing folder has no entries.
+    """
     try:
         found: list[Any] = sorted(folder.iterdir())
     except FileNotFoundError:

@@ -16,7 +16,7 @@ from distfacegan.store.location import Location
 
 @dataclasses.dataclass(frozen=True)
 class MetricsLine:
-    """What is measured of a training at a step."""
+    """The measurements of a training at one step."""
 
     step: int
     loss_real: float  # L(x), of the step's last batch
@@ -29,8 +29,8 @@ class MetricsLine:
     workers: int = 1
     time: float = math.nan  # seconds since 1970
 
-    # Only a look at generated faces has these, and only where there are real faces to compare.
-    diversity_ratio: float | None = None  # of generated faces over that of real ones
+    # These have values only at steps where generated faces are compared with real faces.
+    diversity_ratio: float | None = None  # diversity of generated faces over that of real faces
     encoder_distance: float | None = None  # between codes of generated and of real faces
     nearest_ratio: float | None = None  # of distances: generated to real, over real to real
 
@@ -40,7 +40,8 @@ class MetricsLine:
         return {name: value for name, value in found.items() if value is not None}
 
 
-LOOK = ("diversity_ratio", "encoder_distance", "nearest_ratio")  # what a look measures
+# The fields that a look (a comparison of generated with real faces) measures.
+LOOK = ("diversity_ratio", "encoder_distance", "nearest_ratio")
 
 
 def append(path: Location, line: MetricsLine) -> None:
@@ -55,19 +56,19 @@ def append(path: Location, line: MetricsLine) -> None:
 
 
 def read(path: Location) -> list[MetricsLine]:
-    """Return the lines; a last one that is still being written is left out.
+    """Return the lines, without a last line that is still being written.
 
     Raises RunDirectoryError if the file is damaged.
     """
     try:
         known = [formats.known_fields(MetricsLine, found) for found in _read(path)]
         return [MetricsLine(**fields) for fields in known]
-    except (TypeError, AttributeError) as error:  # fields are missing, or it is no object
+    except (TypeError, AttributeError) as error:  # fields are missing, or a line is no object
         raise RunDirectoryError(f"{path} is damaged: {error}") from None
 
 
 def with_last_look(lines: Sequence[MetricsLine]) -> MetricsLine:
-    """Return the last of the lines, with the last values that a look has measured."""
+    """Return the last of the lines, with the most recent values of the LOOK fields."""
     found = {
         name: value for line in lines for name in LOOK if (value := getattr(line, name)) is not None
     }
@@ -75,7 +76,7 @@ def with_last_look(lines: Sequence[MetricsLine]) -> MetricsLine:
 
 
 def truncate(path: Location, step: int) -> None:
-    """Drop the lines after `step`: training goes on from there and writes them again."""
+    """Drop the lines after `step`, which a training that continues at `step` writes again."""
     kept = [line for line in _read(path) if line["step"] <= step]
     files.write_bytes(path, "".join(json.dumps(line) + "\n" for line in kept).encode())
 

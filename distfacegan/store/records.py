@@ -1,7 +1,8 @@
-"""The record of a stage, stages/<stage>.json: what it was begun with, and how its runs went.
+"""The record of a stage, stages/<stage>.json: its settings, its inputs and its runs.
 
-`settings` and `inputs` are written once, when the stage begins, and never changed: later runs are
-compared with them. The other facts are added as they become known.
+`settings` and `inputs` are written once, when the stage begins, and never changed. The settings
+and inputs of later runs are compared with those in the record. The other facts are added as they
+become known.
 """
 
 from __future__ import annotations
@@ -16,36 +17,36 @@ from distfacegan.store import formats
 
 @dataclasses.dataclass(frozen=True)
 class StageRun:
-    """One run of a stage: a job may take several to finish it."""
+    """One run of a stage. A stage may need several runs to finish."""
 
     started: float  # seconds since the epoch
     seconds: float
-    shards: int = 0  # that it was to do
-    rows: int | None = None  # that L-Gen learnt from
-    steps: int | None = None  # of training
+    shards: int = 0  # the shards that the run was to do
+    rows: int | None = None  # the rows that L-Gen learnt from
+    steps: int | None = None  # the steps of training in the run
     set_aside: Mapping[str, str] = dataclasses.field(default_factory=dict)  # shard: reason
     failures: Mapping[str, int] = dataclasses.field(default_factory=dict)  # attempts by error
 
 
 @dataclasses.dataclass(frozen=True)
 class StageRecord:
-    """What a stage was begun with, and how far it is."""
+    """The settings and inputs that a stage began with, and its progress."""
 
-    settings: Mapping[str, Any]  # that decide its output
-    inputs: Mapping[str, Any]  # identities of what it reads
+    settings: Mapping[str, Any]  # those that decide the output
+    inputs: Mapping[str, Any]  # the identities of the data that the stage reads
     runs: tuple[StageRun, ...] = ()
     finished: bool = False
-    rows: int | None = None  # to do, of a stage that works shard by shard
-    shards: int | None = None  # to do
-    steps: int | None = None  # to do, of a training
-    precision: str | None = None  # in which the inversion computes
-    warnings: Sequence[str] = ()  # what is wrong with its output, though it is finished
+    rows: int | None = None  # all rows to do, if the stage works shard by shard
+    shards: int | None = None  # all shards to do
+    steps: int | None = None  # all steps to do, if the stage is a training
+    precision: str | None = None  # the precision of the inversion's arithmetic
+    warnings: Sequence[str] = ()  # faults of the output of a finished stage
     format: int = 0
     version: str = "0.1.0"  # of the program that began the stage
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> StageRecord:
-        """Return a record as a file holds it. Raises TypeError where it is none."""
+        """Return the record in a file's JSON. Raises TypeError if the JSON is no record."""
         runs = found.get("runs", [])
         known = formats.known_fields(cls, found)
         known["runs"] = tuple(StageRun(**formats.known_fields(StageRun, run)) for run in runs)
@@ -63,10 +64,10 @@ def differences(
     inputs: Mapping[str, Any] | None,
     unrecorded: Mapping[str, Any],
 ) -> list[str]:
-    """Return a line for every field that a record has otherwise than `settings` and `inputs`.
+    """Return a line for every field that differs between a record and `settings` and `inputs`.
 
-    `unrecorded` holds the values of settings that earlier versions did not have: a record without
-    such a field is taken to hold that value.
+    `unrecorded` holds values for settings that earlier versions did not have: a record that lacks
+    such a setting is read as if it held this value.
     """
     found, asked, before = plain(record.settings), plain(settings), plain(unrecorded)
     if inputs is not None:
@@ -80,7 +81,7 @@ def differences(
 
 
 def plain(value: Any) -> Any:
-    """Return a value as JSON gives it back, so that both sides of a comparison look alike."""
+    """Return a value as read back from JSON (tuples become lists), to be compared with a record."""
     return json.loads(json.dumps(value))
 
 
@@ -94,9 +95,9 @@ def _fields(tree: Mapping[str, Any], prefix: str = "") -> list[str]:
 
 
 def _at(tree: Any, field: str, otherwise: Any = None) -> Any:
-    """Return the value at a dotted name, None inside what is no mapping.
+    """Return the value at a dotted name; None if a part of the name leads into no mapping.
 
-    Where a mapping lacks the key, the value is the one that `otherwise` has at that name.
+    If a mapping lacks the key, the value is taken from `otherwise` at the same dotted name.
     """
     for key in field.split("."):
         if not isinstance(tree, dict):

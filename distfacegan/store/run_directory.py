@@ -1,9 +1,9 @@
-"""A run directory: everything that a job keeps, and the only thing that says what is done.
+"""A run directory: it holds everything that a job keeps, and alone says what is done.
 
 job.yaml                 the resolved spec of the last run
-latents.zarr/            photos, landmarks, latents (store/groups.py)
+latents.zarr/            photos, landmarks, latents, pairs (store/groups.py)
 shards/<stage>/          a marker for every finished shard (store/shards.py)
-stages/<stage>.json      what the stage was begun with, and how its runs went
+stages/<stage>.json      the settings, inputs and runs of the stage (store/records.py)
 began/ lgen/ synthetic/  networks, samples, metrics, generated faces
 report/                  index.html and summary.json
 """
@@ -54,12 +54,12 @@ class RunDirectory:
 
     @property
     def metrics(self) -> Location:
-        """What was measured in BEGAN's training (store/metrics.py)."""
+        """The measurements of BEGAN's training (store/metrics.py)."""
         return self.began / "metrics.jsonl"
 
     @property
     def surrogate(self) -> Location:
-        """What the inversion learnt of its generator before the first face (recipe fast)."""
+        """The networks that the recipe fast trains on the generator before the first face."""
         return self.root / "invert" / "surrogate"
 
     @property
@@ -79,7 +79,7 @@ class RunDirectory:
 
     @property
     def report(self) -> Location:
-        """The page and its numbers."""
+        """The report: index.html and summary.json."""
         return self.root / "report"
 
     def markers(self, stage: str) -> Location:
@@ -87,13 +87,14 @@ class RunDirectory:
         return self.root / "shards" / stage
 
     def record_path(self, stage: str) -> Location:
-        """Return where a stage's record stands."""
+        """Return the path of a stage's record."""
         return self.root / "stages" / f"{stage}.json"
 
     def record(self, stage: str) -> StageRecord | None:
-        """Return a stage's record, or None before it began.
+        """Return a stage's record, or None if the stage has not begun.
 
-        Raises RunDirectoryError if it is damaged, NewerFormatError if a later version wrote it.
+        Raises RunDirectoryError if the record is damaged, NewerFormatError if a later version wrote
+        the record in a newer format.
         """
         found = self._read_record(stage)
         if found is None:
@@ -106,7 +107,7 @@ class RunDirectory:
             raise RunDirectoryError(f"{path} is no record of a stage ({error})") from None
 
     def written_by(self) -> list[str]:
-        """Return the other versions that wrote something here: "distfacegan 0.1.0 (format 0)"."""
+        """Return the other versions that began stages here: "distfacegan 0.1.0 (format 0)"."""
         origins = set()
         for stage in STAGES:
             with contextlib.suppress(RunDirectoryError):  # the record may be damaged
@@ -115,18 +116,18 @@ class RunDirectory:
         return sorted(origins - {formats.origin(formats.stamp())})
 
     def finished(self, stage: str) -> bool:
-        """Tell whether a stage has ended with nothing left to do."""
+        """Tell whether a stage has nothing left to do."""
         record = self.record(stage)
         if record is None or not record.finished:
             return False
         return record.shards is None or len(shards.done(self.markers(stage))) == record.shards
 
     def exists(self) -> bool:
-        """Tell whether the folder is a run directory, begun at least."""
+        """Tell whether a job has ever begun in this folder."""
         return any(path.exists() for path in (self._lock_path, self._holder_path, self.job))
 
     def identity(self, stage: str) -> str:
-        """Return a digest of what a stage was begun with, its inputs' identities included."""
+        """Return a digest of the settings and the inputs that a stage began with."""
         record = self.record(stage)
         if record is None:
             raise RunDirectoryError(f"{self.root}: the stage {stage} has not run")
@@ -140,10 +141,12 @@ class RunDirectory:
         inputs: Mapping[str, Any] | None = None,
         unrecorded: Mapping[str, Any] | None = None,
     ) -> None:
-        """Refuse to mix two settings in one store: compare with what `stage` was begun with.
+        """Check that `settings` and `inputs` are those that the stage began with.
 
-        `unrecorded` gives the values of settings that the version which began it did not have.
-        Raises RunDirectoryError naming every field that differs, on disk and asked for.
+        Without this check a stage could mix the output of two settings. `unrecorded` gives values
+        for settings that are missing in the record, because the version that began the stage did
+        not have them. Raises RunDirectoryError, which names every field that differs, with its
+        value on disk and the value asked for.
         """
         record = self.record(stage)
         if record is None:
@@ -161,9 +164,9 @@ class RunDirectory:
         settings: Mapping[str, Any],
         inputs: Mapping[str, Any],
     ) -> None:
-        """Record what a stage is begun with, or check that it is what it was begun with.
+        """Record the settings and inputs of a stage, or check them against an existing record.
 
-        A stage without a record must have nothing on disk: `clear` it first.
+        A stage without a record must have no output on disk: call `clear` first.
         """
         self.check(stage, settings, inputs)
         if self.record(stage) is None:
@@ -172,13 +175,13 @@ class RunDirectory:
             files.write_json(self.record_path(stage), record)
 
     def note(self, stage: str, **facts: Any) -> None:
-        """Add facts to a stage's record, such as how much there is to do."""
+        """Add facts to a stage's record, such as the number of rows to do."""
         found = self._read_record(stage)
         if found is not None:
             files.write_json(self.record_path(stage), found | facts)
 
     def end(self, stage: str, *, finished: bool, started: float, **figures: Any) -> None:
-        """Add one run to a stage's record: its seconds, and figures that StageRun has."""
+        """Add one run to a stage's record: its seconds, and `figures` (fields of StageRun)."""
         found = self._read_record(stage)
         assert found is not None
         run = {"started": started, "seconds": round(time.time() - started, 3), **figures}
@@ -186,7 +189,7 @@ class RunDirectory:
         files.write_json(self.record_path(stage), found | {"runs": runs, "finished": finished})
 
     def clear(self, stage: str, outputs: Iterable[str]) -> None:
-        """Delete what a stage wrote, `outputs` relative to the run directory; its record last."""
+        """Delete a stage's markers, its `outputs` (paths below the root) and last its record."""
         with contextlib.suppress(RunDirectoryError):  # the record may be damaged
             self.note(stage, finished=False)
         for path in (self.markers(stage), *(self.root / output for output in outputs)):
@@ -208,7 +211,7 @@ class RunDirectory:
         return self.root / ".holder.json"
 
     def holder(self) -> dict[str, Any] | None:
-        """Return who holds the run directory (job, process, host, since); None if nobody does."""
+        """Return the job that holds the run directory (job, process, host, since), or None."""
         if not isinstance(self.root, Path):
             return lease.holder(self._holder_path)
         lock = filelock.FileLock(str(self._lock_path), timeout=0)
@@ -218,14 +221,14 @@ class RunDirectory:
         except filelock.Timeout:  # is an OSError too
             path = self._holder_path
             return files.read_json(path) if path.exists() else {"job": "unknown"}
-        except OSError:  # a read-only copy: no job can be at it
+        except OSError:  # a read-only copy, in which no job can run
             return None
 
     @contextlib.contextmanager
     def lock(self, job: str) -> Iterator[None]:
-        """Hold the run directory for one job; a second one is refused by the name of the first.
+        """Hold the run directory for one job.
 
-        Raises RunDirectoryError.
+        Raises RunDirectoryError, which names the other job, if another job holds the directory.
         """
         since = time.strftime("%Y-%m-%d %H:%M:%S")
         who = {"job": job, "process": os.getpid(), "host": socket.gethostname(), "since": since}
@@ -245,7 +248,7 @@ class RunDirectory:
 
     @contextlib.contextmanager
     def _lock(self, who: Mapping[str, Any]) -> Iterator[None]:
-        """Hold the operating system's lock, which ends with the process, however that dies."""
+        """Hold a lock of the operating system, which ends even when the process is killed."""
         assert isinstance(self.root, Path)
         self.root.mkdir(parents=True, exist_ok=True)
         lock = filelock.FileLock(str(self._lock_path), timeout=0)

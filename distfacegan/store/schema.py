@@ -1,16 +1,17 @@
 """The arrays of latents.zarr, by group.
 
     photos/     image u1 [N,R,R,3] · box f4 [N,4] px of the source · key str [N] · status u1 [N]
-                brightness f4 [N] of the photo's middle half, in [0,1]
+                brightness f4 [N] mean over the middle half of the photo, in [0,1]
     landmarks/  points f4 [N,49,2] units of the face · score f4 [N,49] · status u1 [N]
                 deviation f4 [N] from the source's own points, in eye distances; NaN without any
                 disagreement f4 [N] of the face and its mirror image, in eye distances
     latents/    z f4 [N,Z] · loss f4 [N] mean |x - G(z)|, pixels in [-1,1] · steps i4 [N] · status
     pairs/      z, points, score, disagreement and status of generated faces (stages/pairs.py)
                 shift f4 [N] of the points when G(z) is shifted by a pixel, in eye distances
-                judged f4 [N,49,2] points of a second detector; both of some fresh latents alone
+                judged f4 [N,49,2] points of a second detector
+                only some of the fresh latents have shift and judged
 
-Fill is 0, "" or NaN, and status 0 is pending.
+The fill is 0, "" or NaN. Status 0 is pending.
 """
 
 from __future__ import annotations

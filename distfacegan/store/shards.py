@@ -1,7 +1,7 @@
 """Shards of rows and the markers that say which of them are done.
 
-A marker ``shards/<stage>/00042.json`` is written last, after everything that its shard holds, and
-names the digest of all that was written. Nothing else says what is done.
+A marker ``shards/<stage>/00042.json`` is written after all data of its shard, and holds the digests
+of the data. Only the markers say which shards are done.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from distfacegan.store.location import Location, numbered
 
 
 class Status(enum.IntEnum):
-    """What became of one row in one stage."""
+    """The result of one row in one stage."""
 
     PENDING = 0
     OK = 1
     UNREADABLE = 2
     NO_FACE = 3
-    LANDMARKS_NOT_TRUSTED = 4  # of version 0.1.0, for any of the last four
+    LANDMARKS_NOT_TRUSTED = 4  # version 0.1.0 wrote this for any of the last four
     NOTHING_UPSTREAM = 5
     FAILED = 6
     POINTS_OUTSIDE = 7
@@ -65,17 +65,17 @@ class Shard:
 
 @dataclasses.dataclass(frozen=True)
 class ShardStats:
-    """What a marker says of a finished shard."""
+    """The content of a shard's marker."""
 
     shard: int
     start: int
     stop: int
-    statuses: dict[str, int]  # rows of each status, in words
-    digests: dict[str, str]  # of every array's rows, or of the file written
+    statuses: dict[str, int]  # the number of rows by the label of their status
+    digests: dict[str, str]  # by array, of its rows; or by file, of its content
     seconds: float
     worker: str  # host:pid
     written: float  # seconds since the epoch
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # of what else a stage counts
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # further counts of a stage
     format: int = 0  # store/formats.py
     version: str = "0.1.0"
 
@@ -87,11 +87,11 @@ def split(num_rows: int, shard_rows: int) -> list[Shard]:
 
 
 def count_statuses(status: np.ndarray) -> dict[str, int]:
-    """Return how many rows have each status, in words; statuses without a row are left out."""
+    """Return the number of rows by the label of their status, without statuses of no row."""
     values, counts = np.unique(status, return_counts=True)
     known = {int(status): status.label for status in Status}
     return {
-        known.get(int(value), f"status {value}"): int(count)  # a later version may know others
+        known.get(int(value), f"status {value}"): int(count)  # later versions may add statuses
         for value, count in zip(values, counts, strict=True)
     }
 
@@ -109,7 +109,7 @@ def in_words(statuses: Mapping[str, int], sums: Mapping[str, float] | None = Non
 
 
 def marker_path(folder: Location, shard: int) -> Location:
-    """Return where the marker of a shard stands in its stage's folder."""
+    """Return the path of a shard's marker in the folder of a stage's markers."""
     return folder / f"{shard:05d}.json"
 
 
@@ -122,7 +122,7 @@ def mark_done(
     started: float,
     sums: Mapping[str, float] | None = None,
 ) -> ShardStats:
-    """Write the marker of a shard whose data is in place, and return what it says."""
+    """Write the marker of a shard whose data is written, and return the marker's content."""
     now = time.time()
     stats = ShardStats(
         shard=shard.index,
@@ -141,7 +141,7 @@ def mark_done(
 
 
 def marker(folder: Location, shard: Shard) -> ShardStats | None:
-    """Return what the marker of a shard says; None if it is not done."""
+    """Return the content of a shard's marker; None if the shard is not done."""
     path = marker_path(folder, shard.index)
     try:
         return parse(path, files.read_json(path))
@@ -155,16 +155,17 @@ def done(folder: Location) -> set[int]:
 
 
 def read_markers(folder: Location) -> list[ShardStats]:
-    """Return what every marker of a stage says, by shard number."""
+    """Return the content of every marker of a stage, in the order of the shards."""
     paths = numbered(folder, ".json")
     found = files.read_all_json(paths)
     return [parse(path, each) for path, each in zip(paths, found, strict=True)]
 
 
 def parse(path: Location, found: Any) -> ShardStats:
-    """Return what the JSON of a marker says; fields of later versions are ignored.
+    """Return the content of a marker from its JSON; fields of later versions are ignored.
 
-    Raises RunDirectoryError if it is no marker, NewerFormatError if this version cannot read it.
+    Raises RunDirectoryError if the JSON is no marker, NewerFormatError if this version cannot read
+    the marker's format.
     """
     try:
         formats.check(path, found)
@@ -176,7 +177,7 @@ def parse(path: Location, found: Any) -> ShardStats:
 
 
 def totals(markers: list[ShardStats]) -> dict[str, Any]:
-    """Return rows, worker seconds, rows of each status and other sums, over all markers."""
+    """Return sums over all markers: rows, worker seconds, rows of each status, further counts."""
     statuses: collections.Counter[str] = collections.Counter()
     sums: collections.Counter[str] = collections.Counter()
     for marker in markers:

@@ -1,4 +1,4 @@
-"""How far a run is, read from its directory alone: it works on a run whose cluster is gone."""
+"""The progress of a run. It is read from the run directory alone, without a Ray cluster."""
 
 from __future__ import annotations
 
@@ -13,38 +13,38 @@ from distfacegan.store import metrics, shards
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import STAGES, RunDirectory
 
-RECENT = 100  # markers that the rate is measured over
-NAMED = 10  # shards of one kind of failure
+RECENT = 100  # the rate is measured over so many of the last markers
+NAMED = 10  # at most so many shards are named for one kind of failure
 
 
 @dataclasses.dataclass(frozen=True)
 class StageStatus:
-    """How far one stage is."""
+    """The progress of one stage."""
 
     stage: str
     state: str  # done, unfinished, not begun
     done: int = 0
     total: int | None = None
     unit: str = ""
-    # shard: reason, of the last run
+    # Of the last run: the shards that failed, each with the reason.
     set_aside: dict[str, str] = dataclasses.field(default_factory=dict)
     failures: dict[str, int] = dataclasses.field(default_factory=dict)  # of the last run, by kind
-    rate: float | None = None  # units per second, lately
-    workers: int = 0  # that wrote the most recent markers
+    rate: float | None = None  # units per second over the last RECENT markers, or of a training
+    workers: int = 0  # the number of workers that wrote the last RECENT markers
     statuses: dict[str, int] = dataclasses.field(default_factory=dict)
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds to the end at the recent rate; None where that says nothing."""
+        """Seconds to the end at the recent rate; None without a rate, and when done."""
         if not self.rate or self.total is None or self.state == "done":
             return None
         return (self.total - self.done) / self.rate
 
 
 def read(run: RunDirectory) -> list[StageStatus]:
-    """Return the status of every stage of the job, and of others that have begun, in order."""
+    """Return the status of every stage that the job has or that has begun, in order."""
     try:
         job = yaml.safe_load(run.job.read_text()) if run.job.exists() else {}
     except (yaml.YAMLError, UnicodeDecodeError):
@@ -83,7 +83,7 @@ def describe(run: RunDirectory) -> str:
 
 
 def _failures(status: StageStatus) -> list[str]:
-    """Return a line for every kind of failure: the shards set aside, and what was tried again."""
+    """Return a line for every kind of error that set shards aside, and one for failed attempts."""
     by_kind: dict[str, list[str]] = {}
     for shard, reason in status.set_aside.items():
         by_kind.setdefault(reason.partition(":")[0], []).append(shard)
@@ -128,7 +128,7 @@ def _stage(run: RunDirectory, stage: str, record: StageRecord) -> StageStatus:
 
 
 def _rate(markers: list[shards.ShardStats]) -> tuple[float | None, int]:
-    """Return rows per second over the most recent shards, and how many workers did them."""
+    """Return rows per second over the last RECENT shards, and the number of their workers."""
     recent = sorted(markers, key=lambda marker: marker.written)[-RECENT:]
     if not recent:
         return None, 0

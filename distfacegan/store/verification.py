@@ -1,8 +1,9 @@
-"""Checks of what a run stored against what its markers and metadata say of it.
+"""Checks of a run's data against its markers and metadata.
 
-Only damage is discarded: bytes that fail their digest or checksum, files that are cut short or
-gone. What is discarded loses its marker too, so that the next run makes it again. A difference
-between versions of the program is no damage: it is reported, and nothing is touched.
+Only damaged data is discarded: bytes that fail their digest or checksum, and files that are cut
+short or missing. The marker of discarded data is deleted too, so that the next run makes the data
+again. A difference between versions of the program is no damage: the difference is reported, and
+nothing is changed.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from distfacegan.store.shards import Shard, ShardStats
 
 @dataclasses.dataclass(frozen=True)
 class Finding:
-    """What was found of one stored thing."""
+    """The result of one check."""
 
     text: str
-    # damaged: discarded, to be made again. unreadable: this version cannot check it, nothing was
-    # touched. note: nothing is wrong.
+    # damaged: the data was discarded and is to be made again. unreadable: this version cannot
+    # check the data; nothing was changed. note: nothing is wrong.
     kind: Literal["damaged", "unreadable", "note"] = "damaged"
 
     def __str__(self) -> str:
@@ -38,7 +39,7 @@ class Finding:
 
 
 def unreadable(what: object, error: Exception) -> Finding:
-    """Return the finding for what this version cannot read, though it is not damaged."""
+    """Return the finding for undamaged data that this version cannot read."""
     if isinstance(error, NewerFormatError):
         return Finding(str(error), "unreadable")
     return Finding(
@@ -52,7 +53,7 @@ def check_group(run: RunDirectory, stage: str, name: str) -> Iterator[Finding]:
     """Check every shard of a group of arrays that a stage writes."""
     folder, markers = run.latents / name, run.markers(stage)
     if not folder.exists() and not shards.done(markers):
-        return  # it stopped before it made anything
+        return  # the stage stopped before it wrote any data
     lost = _lost_arrays(folder, markers)
     if lost:
         remove_tree(markers)
@@ -65,12 +66,12 @@ def check_group(run: RunDirectory, stage: str, name: str) -> Iterator[Finding]:
         wrong = groups.shape_differences(group, **groups.lengths(group))
         if wrong:
             raise TypeError("\n".join(["its arrays are not this version's", *wrong]))
-    except Exception as error:  # zarr raises anything for metadata that it does not understand
+    except Exception as error:  # zarr raises many kinds of errors for metadata of other versions
         _raise_if_passing(error)
         yield unreadable(folder, error)
         return
     for difference in groups.schema_differences(group):
-        yield Finding(f"{folder} has {difference}; what is there is checked", "note")
+        yield Finding(f"{folder} has {difference}; all arrays on disk are checked", "note")
 
     def damage_of(shard: Shard, marker: ShardStats) -> list[str]:
         damage = list(_array_damage(group, shard, marker))
@@ -93,7 +94,7 @@ def check_shard_files(
 
 
 def check_networks(folders: Sequence[Location], *, expected: bool = False) -> Iterator[Finding]:
-    """Check the digests of checkpoints; with `expected` those that are absent are missing."""
+    """Check the digests of checkpoints; with `expected` an absent checkpoint is a finding too."""
     for folder in folders:
         if not folder.exists():
             if expected:
@@ -115,14 +116,14 @@ def check_networks(folders: Sequence[Location], *, expected: bool = False) -> It
 
 
 def check_present(paths: Sequence[Location]) -> Iterator[Finding]:
-    """Name the files that are missing."""
+    """Yield a finding for every missing file."""
     for path in paths:
         if not path.exists():
             yield Finding(f"{path} is missing; to be made again")
 
 
 def check_record(run: RunDirectory, stage: str) -> StageRecord | Finding:
-    """Return the record of a stage that has begun, or what is wrong with it."""
+    """Return the record of a stage that has begun, or the finding that says what is wrong."""
     try:
         record = run.record(stage)
         assert record is not None
@@ -134,13 +135,16 @@ def check_record(run: RunDirectory, stage: str) -> StageRecord | Finding:
 
 
 def _lost_arrays(folder: Location, markers: Location) -> list[str]:
-    """Name the metadata of a group that is gone or cut short, of all arrays that markers name."""
+    """Return a line for each metadata file that is missing or cut short.
+
+    Checked are the files of the group and of every array that the markers name.
+    """
     written: set[str] = set()
     for path in numbered(markers, ".json"):
         try:
             written |= set(shards.parse(path, files.read_json(path)).digests)
         except DistfaceganError:
-            continue  # reported where the markers are checked
+            continue  # _check_shards reports damaged markers
     names = {array.partition("/")[2] for array in written}
     paths = [folder / "zarr.json", *(folder / name / "zarr.json" for name in sorted(names))]
     return [f"{path} is missing or cut short" for path in paths if not _is_json(path)]
@@ -160,7 +164,7 @@ def _check_shards(
     plan: list[Shard],
     damage_of: Callable[[Shard, ShardStats], list[str]],
 ) -> Iterator[Finding]:
-    """Check the markers of a stage, and what each of them tells of."""
+    """Check the markers of a stage, and with `damage_of` the data of each marked shard."""
     known = set()
     for path in numbered(run.markers(stage), ".json"):
         index = int(path.stem)
@@ -196,7 +200,7 @@ def _array_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
         name = array.partition("/")[2]
         try:
             rows = groups.read(group, name, shard)
-        except Exception as error:  # whatever a codec makes of damaged bytes
+        except Exception as error:  # codecs raise many kinds of errors for damaged bytes
             _raise_if_passing(error)
             yield f"{array} cannot be read ({str(error).splitlines()[0]})"
             continue
@@ -207,7 +211,7 @@ def _array_damage(group: zarr.Group, shard: Shard, marker: ShardStats) -> Iterat
 
 
 def _raise_if_passing(error: Exception) -> None:
-    """Raise an error that may pass and says nothing of what is stored."""
+    """Raise an error that may be gone at the next try and does not come from damaged data."""
     passing = isinstance(error, ObjectStoreError | OSError | MemoryError)
     if passing and not isinstance(error, FileNotFoundError):
         raise error

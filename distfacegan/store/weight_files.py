@@ -1,6 +1,6 @@
 """Weights on disk: safetensors, which hold no code, and a readable meta.json.
 
-A checkpoint is there when its meta.json is: that comes last, and is deleted first.
+A checkpoint exists when its meta.json exists: meta.json is written last and deleted first.
 """
 
 from __future__ import annotations
@@ -22,11 +22,12 @@ State = Mapping[str, Tensor]
 
 
 def save(folder: Location, states: Mapping[str, State], meta: Mapping[str, Any]) -> None:
-    """Write `<name>.safetensors` for every state and meta.json, with their digests, as `folder`.
+    """Write a checkpoint: `<name>.safetensors` for every state, and meta.json with their digests.
 
-    A folder that is already there is replaced.
+    An existing folder is replaced.
     """
-    # An object store cannot rename: there meta.json, which says that all is there, is written last.
+    # A local checkpoint is written under another name and renamed. An object store cannot rename:
+    # there, meta.json, which is written last, marks the checkpoint as complete.
     into = folder.with_name(f".{folder.name}.partial") if isinstance(folder, Path) else folder
     remove(into)
     digests = {}
@@ -49,22 +50,21 @@ def remove(folder: Location) -> None:
 
 
 def load(path: Location, name: str) -> dict[str, Tensor]:
-    """Return the state alone of `load_with_digest`."""
+    """Return the state that `load_with_digest` returns, without the digest."""
     return load_with_digest(path, name)[0]
 
 
 def load_with_digest(path: Location, name: str) -> tuple[dict[str, Tensor], str]:
-    """Return the state `name` of a folder that `save` wrote, or of a .safetensors file itself.
+    """Return a state and the digest of its file.
 
-    Also returns the digest of the file.
-
-    Raises CheckpointError if it is missing, is no safetensors file or fails its digest.
+    `path` is a .safetensors file, or a folder that `save` wrote, with the state `name` in it.
+    Raises CheckpointError if the file is missing, is no safetensors file or fails its digest.
     """
     file = weights_file(path, name)
     meta = file.with_name("meta.json")
     try:
         said = files.read_json(meta) if meta.exists() else {}
-        said = said if isinstance(said, dict) else {}  # the file may be of another program
+        said = said if isinstance(said, dict) else {}  # another program may have written meta.json
         formats.check(meta, said)
         expected = said.get("digests", {}).get(file.name)
         data = file.read_bytes()
@@ -91,7 +91,7 @@ def weights_file(path: Location, name: str) -> Location:
 
 
 def read_meta(folder: Location) -> dict[str, Any]:
-    """Return a checkpoint's meta.json; raises NewerFormatError if a later version wrote it."""
+    """Return a checkpoint's meta.json; raises NewerFormatError for a newer format."""
     meta = files.read_json(folder / "meta.json")
     formats.check(folder / "meta.json", meta)
     return meta
@@ -103,7 +103,7 @@ def checkpoints(folder: Location) -> list[Location]:
 
 
 def prune(folder: Location, keep: int) -> None:
-    """Delete all but the newest `keep` checkpoints, and what interrupted saves left."""
+    """Delete all but the newest `keep` checkpoints, and the files of interrupted saves."""
     kept = checkpoints(folder)[-keep:]
     stale = [path for path in numbered(folder) if path not in kept]
     partial = folder.glob(".*.partial") if isinstance(folder, Path) else ()

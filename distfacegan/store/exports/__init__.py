@@ -1,6 +1,6 @@
-"""Export formats: how generated faces with their landmarks are written, and read again.
+"""Export formats: how generated faces with their landmarks are written and read.
 
-Each module with settings is one format that a spec can name.
+Each module of this package with a settings class is one format that a spec can name.
 """
 
 from __future__ import annotations

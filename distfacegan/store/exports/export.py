@@ -1,4 +1,4 @@
-"""What every export format is, and the sample that it writes."""
+"""The base class of every export format, and the sample that a format writes."""
 
 from __future__ import annotations
 
@@ -13,44 +13,45 @@ from distfacegan.store.location import Location
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One generated face, its landmarks, and what it was made of."""
+    """One generated face, its landmarks, and the z and seed that it was made from."""
 
     index: int
     seed: int  # z is a function of seed and index
     z: np.ndarray  # f32 [Z]
     face: np.ndarray  # u8 [r, r, 3] RGB
     landmarks: np.ndarray  # f32 [49, 2], (x, y) in units of the face's side
-    uncertainty: np.ndarray | None = None  # f32 [49], each one's expected error, in sides
+    uncertainty: np.ndarray | None = None  # f32 [49], expected error of each landmark, in sides
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportFormat:
-    """The settings of one format: the base of a frozen dataclass with a `kind`.
+    """The settings and the methods of one format.
 
-    A module of this package with such a class is a format that specs can name. The same samples
-    are the same bytes: nothing of the time or the machine goes into a file.
+    A format is a module of this package with a frozen dataclass that derives from this class and
+    has a `kind`, by which specs name the format. The same samples give the same bytes: no file
+    holds the time or the name of the machine.
     """
 
-    # Read by pydantic, which checks the settings of a spec.
+    # pydantic, which checks the settings in a spec, reads this attribute.
     __pydantic_config__: ClassVar[Any] = {"extra": "forbid", "use_attribute_docstrings": True}
 
     kind: str
     files: ClassVar[str]
-    """What a dataset consists of, in the words of its card."""
+    """The kind of files in a dataset, in words for the dataset card."""
     how_to_read: ClassVar[str]
-    """Python that reads it, for the card."""
+    """Python code that reads the files, for the dataset card."""
 
     def sample_bytes(self, resolution: int) -> float:
-        """Return about how many bytes a sample takes."""
+        """Return the approximate size of a sample in bytes."""
         raise NotImplementedError
 
     def pack(self, shard: int, samples: Iterable[Sample]) -> Iterator[tuple[str, bytes]]:
-        """Yield the name in the dataset's folder, and the content, of every file of a shard."""
+        """Yield the name and the content of every file of a shard."""
         raise NotImplementedError
 
     def read_first(self, folder: Location, shard: int, count: int) -> list[Sample]:
         """Return the first samples of a shard, at most `count`.
 
-        Raises OSError or ValueError where a file is missing or damaged.
+        Raises OSError or ValueError if a file is missing or damaged.
         """
         raise NotImplementedError

@@ -37,7 +37,7 @@ class WebDataset(ExportFormat):
 """
 
     def sample_bytes(self, resolution: int) -> float:
-        """Return about how many bytes a sample takes."""
+        """Return the approximate size of a sample in bytes."""
         return resolution**2 * JPEG_BITS_PER_PIXEL / 8 + LABEL_BYTES
 
     def pack(self, shard: int, samples: Iterable[Sample]) -> Iterator[tuple[str, bytes]]:
