@@ -1,4 +1,4 @@
-"""Where photos come from. Each module with a section for specs is one kind of source."""
+"""The sources of photos. Each module of this package with a section class is one kind of source."""
 
 from distfacegan.registry import find_kinds
 from distfacegan.sources.source import Source, SourceSection

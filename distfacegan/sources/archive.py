@@ -1,4 +1,4 @@
-"""Photos in a zip archive that nobody vouches for: checked when it is listed, read in place."""
+"""Photos in a zip archive. An archive is not trusted: every entry is checked before it is read."""
 
 import os
 import stat
@@ -8,18 +8,18 @@ from pathlib import Path
 
 from distfacegan.errors import SourceError, UnreadablePhotoError
 
-# Photos are compressed already: CelebA's archive gains 1%. Deflate can gain at most a thousandfold.
+# Photos hardly shrink in an archive: CelebA's by 1%. Deflate shrinks at most a thousandfold.
 MAX_RATIO = 100
-MAX_ENTRY_BYTES = 256 * 2**20  # a photo of images.MAX_PIXELS, were it not compressed at all
-_SMALL_BYTES = 2**20  # an entry that expands to less than this harms nobody, whatever its ratio
+MAX_ENTRY_BYTES = 256 * 2**20  # about the size of images.MAX_PIXELS without any compression
+_SMALL_BYTES = 2**20  # an entry that expands to less than this is harmless at any ratio
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 class Archive:
     """A zip archive, read entry by entry; nothing is ever unpacked to disk.
 
-    It can be pickled, and each process opens it for itself, at the first read.
-    Raises SourceError for what is no zip, or holds an entry that is unsafe.
+    An archive can be pickled: each process opens the file anew at its first read. Raises
+    SourceError if the file is no zip archive or has an unsafe entry.
     """
 
     def __init__(self, path: Path) -> None:
@@ -38,12 +38,12 @@ class Archive:
         self.sizes = {e.filename: e.file_size for e in entries if not e.is_dir()}
 
     def read(self, name: str) -> bytes:
-        """Return the bytes of an entry; raises UnreadablePhotoError where they are damaged."""
+        """Return the bytes of an entry; raises UnreadablePhotoError if the entry is damaged."""
         if self._process != os.getpid():  # a forked process must not share the file's position
             self._archive, self._process = self._open(), os.getpid()
         try:
             with self._archive.open(name) as entry:
-                # Asked for its declared size alone, an entry that lies about it cannot fill memory.
+                # Read no more than the declared size, so that a false size cannot fill the memory.
                 return entry.read(self.sizes[name] + 1)
         except (zipfile.BadZipFile, zlib.error, EOFError) as error:
             raise UnreadablePhotoError(f"damaged in the archive: {error}") from error
@@ -61,7 +61,7 @@ class Archive:
 
 
 def _danger(entry: zipfile.ZipInfo) -> str:
-    """Say why an entry must not be read, or nothing."""
+    """Return why an entry must not be read; an empty text if the entry is safe."""
     name = entry.filename
     if name.startswith("/") or "\\" in name or name[1:2] == ":":
         return "has an absolute or a Windows path"

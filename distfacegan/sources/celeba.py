@@ -1,4 +1,4 @@
-"""CelebA's aligned photos, from the archive as it is published or the folder it unpacks to."""
+"""CelebA's aligned photos, from the published archive or from its unpacked folder."""
 
 import logging
 import math
@@ -36,11 +36,12 @@ class CelebASection(PathSection):
 
 
 class CelebASource:
-    """The photos of `img_align_celeba.zip`, or of its folder, or of the folder that holds that.
+    """The photos of CelebA.
 
-    Keys are the file names (`000001.jpg`), the same for archive and folder, and so is the
-    fingerprint. The hand-made points are read from `list_landmarks_align_celeba.txt` beside the
-    archive or the folder, where it is present.
+    `path` is `img_align_celeba.zip`, its unpacked folder, or the parent of the unpacked folder.
+    The archive and the folder give the same keys (file names such as `000001.jpg`) and the same
+    fingerprint. The hand-made points are read from `list_landmarks_align_celeba.txt`, if the file
+    is beside the archive or the folder.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -91,7 +92,7 @@ class CelebASource:
 
 
 def read_landmarks(path: Path, keys: list[str]) -> np.ndarray:
-    """Return the 5 points of every key, f32 [N, 5, 2], pixels; NaN where the file has none.
+    """Return the 5 points of every key, f32 [N, 5, 2], pixels; NaN for keys not in the file.
 
     The file holds the number of photos, a header, then per photo its name and x1 y1 ... x5 y5.
     Raises SourceError, naming the line, for anything else.

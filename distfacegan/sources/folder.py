@@ -1,4 +1,4 @@
-"""A folder of photos, at any depth, with 300-W `.pts` files beside them where there are any."""
+"""A folder of photos, at any depth, with optional 300-W `.pts` files beside the photos."""
 
 import collections
 import dataclasses
@@ -33,11 +33,12 @@ class FolderSection(PathSection):
 
 
 class FolderSource:
-    """Every image below a folder; keys are the paths below it, with `/`.
+    """Every image below a folder; keys are the paths below the folder, with `/`.
 
-    Images are known by their suffix. What is hidden or another kind of file is passed over, and so
-    is a link that leaves the folder; links to folders are never followed. A `.pts` file of the same
-    name annotates a photo; all of them are checked here, so that a wrong one stops no run halfway.
+    Images are known by their suffix. Hidden files, other kinds of files and links that leave the
+    folder are passed over. Links to folders are never followed. A `.pts` file of the same name
+    annotates a photo. All `.pts` files are checked here, so that a wrong file does not stop a run
+    halfway.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -56,8 +57,8 @@ class FolderSource:
     def annotation(self, row: int) -> np.ndarray | None:
         """Return the 49 points of the `.pts` file, f32 [49, 2], in pixels of `read(row)`.
 
-        The file counts pixels as they are stored, as Matlab reads them: the points are turned and
-        scaled with the photo where EXIF or the size of a JPEG asks for it.
+        The file refers to the pixels as stored. If `read` turns the photo (EXIF) or scales it down
+        (a large JPEG), the points are turned and scaled in the same way.
         """
         key = self.keys[row]
         if key not in self._listing.annotated:
@@ -75,7 +76,7 @@ class FolderSource:
 
 @dataclasses.dataclass
 class Listing:
-    """The photos below a folder, and what was passed over."""
+    """The photos below a folder, and counts of the files that were passed over."""
 
     root: Path
     keys: list[str]  # sorted
@@ -85,10 +86,10 @@ class Listing:
     outside: int  # links that leave the folder
 
     def read(self, key: str) -> bytes:
-        """Return the bytes of a photo; raises UnreadablePhotoError where that is not permitted.
+        """Return the bytes of a photo; raises UnreadablePhotoError without permission to read.
 
-        Other errors of the file system (a lost mount, a file that has gone) are not the photo's,
-        and pass through.
+        Other errors of the file system (a lost mount, a deleted file) are raised as they are: they
+        do not come from the photo.
         """
         try:
             return (self.root / key).read_bytes()
@@ -96,7 +97,7 @@ class Listing:
             raise UnreadablePhotoError("no permission to read the file") from error
 
     def summary(self) -> str:
-        """Say in one line what was found."""
+        """Return one line that says what was found."""
         suffixes = ", ".join(f"{s or 'no suffix'} {n}" for s, n in self.ignored.most_common(6))
         return (
             f"{len(self.keys)} photos, {len(self.annotated)} with points; passed over "
@@ -106,7 +107,7 @@ class Listing:
 
 
 def list_photos(path: Path, *, recursive: bool = True) -> Listing:
-    """List the images of a folder; raises SourceError where there are none."""
+    """List the images of a folder; raises SourceError if the folder has no images."""
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         raise SourceError(f"{path}: expected a folder of photos, found {found}; check the path")
@@ -138,17 +139,17 @@ def list_photos(path: Path, *, recursive: bool = True) -> Listing:
 def _is_file(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_file()
-    except OSError:  # a link to itself
+    except OSError:  # such as a link to itself
         return False
 
 
 def is_hidden(name: str) -> bool:
-    """Say whether a file or folder is the system's, not the user's."""
+    """Tell whether a file or folder is hidden or belongs to macOS, by its name."""
     return name.startswith(".") or name == "__MACOSX"
 
 
 def _walk(folder: str | Path, recursive: bool) -> Iterator[os.DirEntry[str]]:
-    """Yield what is no folder: links to folders are such, and never followed."""
+    """Yield every entry that is no folder. A link to a folder is yielded and not followed."""
     try:
         entries = list(os.scandir(folder))
     except OSError as error:

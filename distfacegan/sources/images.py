@@ -1,4 +1,4 @@
-"""Decode one photo, strictly: an upright RGB picture, or the reason why there is none.
+"""Decode one photo to an upright RGB picture, or raise an error with the reason.
 
 Points are in pixels, and the centre of pixel (column, row) is at (column, row), as in OpenCV.
 """
@@ -13,23 +13,24 @@ from PIL import ExifTags, Image, ImageOps, TiffImagePlugin
 
 from distfacegan.errors import UnreadablePhotoError
 
-# What photos come in. Not all that Pillow opens: some of it, such as EPS, runs other programs.
+# The accepted formats. Pillow opens more formats, and runs other programs for some, such as EPS.
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF", "PPM")
 _NAMES = "jpg jpeg jfif mpo png webp bmp tif tiff gif ppm pgm"
 SUFFIXES = frozenset("." + name for name in _NAMES.split())
-MAX_PIXELS = 89_000_000  # 267 MB of RGB; Pillow itself begins to warn of bombs at 89.5 million
-DRAFT_SIDE = 2048  # a JPEG is decoded smaller while its longest side stays at least this long
-BACKGROUND = (255, 255, 255)  # behind transparent pixels: white, as on a page
+MAX_PIXELS = 89_000_000  # 267 MB of RGB; Pillow warns of decompression bombs from 89.5 million
+DRAFT_SIDE = 2048  # a large JPEG is decoded smaller, but not below this longest side
+BACKGROUND = (255, 255, 255)  # white, the colour behind transparent pixels
 
 
 def decode(data: bytes) -> np.ndarray:
     """Return the first picture of an image file, u8 [H, W, 3], upright, RGB.
 
-    EXIF orientation is applied. Grey, palette, 16 bit and CMYK pixels become 8 bit RGB, transparent
-    ones are laid on white; colour profiles are ignored. A JPEG whose longest side is `DRAFT_SIDE`
-    times 2, 4 or 8 or more is decoded at a half, a quarter or an eighth of its size.
+    EXIF orientation is applied. Grey, palette, 16 bit and CMYK pixels become 8 bit RGB. Transparent
+    pixels are laid on white. Colour profiles are ignored. A JPEG whose longest side is at least 2,
+    4 or 8 times `DRAFT_SIDE` is decoded at a half, a quarter or an eighth of its size.
 
-    Raises UnreadablePhotoError for what is truncated, damaged, no image, or above `MAX_PIXELS`.
+    Raises UnreadablePhotoError for a file that is truncated, damaged, no image or larger than
+    `MAX_PIXELS`.
     """
     with _Strict():
         image, _ = _open(data)
@@ -38,9 +39,9 @@ def decode(data: bytes) -> np.ndarray:
 
 
 def upright_points(data: bytes, points: np.ndarray) -> np.ndarray:
-    """Carry points [P, 2] from the pixels stored in an image file into the picture `decode` makes.
+    """Convert points [P, 2] from the stored pixels of an image file to the pixels of `decode`.
 
-    Reads the header alone; applies the EXIF orientation and the scale of a large JPEG.
+    The EXIF orientation and the scale of a large JPEG are applied. Only the header is read.
     Raises UnreadablePhotoError for a header that cannot be read.
     """
     with _Strict():
@@ -48,7 +49,7 @@ def upright_points(data: bytes, points: np.ndarray) -> np.ndarray:
         width, height = image.size
         if isinstance(
             image, TiffImagePlugin.TiffImageFile
-        ):  # Pillow gives the size of a TIFF as it will be when upright
+        ):  # for a TIFF, Pillow's `size` is already that of the upright picture
             width, height = image.tag_v2[256], image.tag_v2[257]
         x, y = ((points.astype(np.float64) + 0.5) / scale - 0.5).T
         right, bottom = width - 1 - x, height - 1 - y
@@ -65,11 +66,12 @@ def upright_points(data: bytes, points: np.ndarray) -> np.ndarray:
 
 
 class _Strict(warnings.catch_warnings):
-    """Turn all that a decoder can raise into UnreadablePhotoError; let no warning of Pillow out."""
+    """Turn every error of a decoder into UnreadablePhotoError, and hide Pillow's warnings."""
 
     def __enter__(self) -> None:
         super().__enter__()
-        # Of Pillow only: were two threads to leave in the wrong order, no other filter is lost.
+        # Only Pillow's warnings are ignored: if two threads leave this context in the wrong order,
+        # the filter stays, and must not hide other warnings.
         warnings.filterwarnings("ignore", module=r"PIL\.")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
 
@@ -77,8 +79,8 @@ class _Strict(warnings.catch_warnings):
         self, kind: type | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         super().__exit__(kind, error, traceback)
-        # Damaged files raise nearly anything, from SyntaxError to struct.error. Too little memory
-        # is the machine's fault: as a status of the photo it would be lost for good.
+        # Damaged files raise many kinds of errors, from SyntaxError to struct.error. A MemoryError
+        # is not the photo's fault: marked as unreadable, the photo would be lost for good.
         if isinstance(error, MemoryError | UnreadablePhotoError):
             return
         if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
@@ -91,14 +93,14 @@ class _Strict(warnings.catch_warnings):
 
 
 def _open(data: bytes) -> tuple[Image.Image, int]:
-    """Read the header; return the image and by how much (1, 2, 4, 8) its pixels will be reduced."""
+    """Read the header; return the image and the factor (1, 2, 4, 8) by which it is scaled down."""
     if not data:
         raise UnreadablePhotoError("the file is empty")
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     stored = image.size
     if math.prod(stored) > MAX_PIXELS:
         raise UnreadablePhotoError(f"{stored[0]} x {stored[1]} is more than {MAX_PIXELS:,} pixels")
-    if max(stored) >= 2 * DRAFT_SIDE:  # draft() does nothing for what is not a JPEG
+    if max(stored) >= 2 * DRAFT_SIDE:  # draft() has no effect on other formats than JPEG
         width, height = (max(1, DRAFT_SIDE * side // max(stored)) for side in stored)
         image.draft(None, (width, height))
     return image, round(max(stored) / max(image.size))

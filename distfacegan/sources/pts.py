@@ -24,7 +24,8 @@ _NUMBER = r"-?\d+\.?\d*"
 def read_pts(path: Path) -> np.ndarray:
     """Return the 49 points of a file, f32 [49, 2], pixels, the first pixel's centre at (0, 0).
 
-    300-W was annotated with Matlab, where the first pixel is number 1: so 1 is subtracted.
+    300-W was annotated with Matlab, where the first pixel has the number 1. Therefore 1 is
+    subtracted.
     Raises SourceError, naming the line, for anything but 68 or 49 points.
     """
     lines = [line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines()]

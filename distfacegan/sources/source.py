@@ -1,6 +1,7 @@
-"""What every photo source is, and what its section of a spec is.
+"""The interface of a photo source, and of its section in a spec.
 
-A module of this package with a section (`kind: Literal["name"]`) is a source that specs can name.
+A module of this package with a section class (`kind: Literal["name"]`) is a source that specs can
+name.
 """
 
 import hashlib
@@ -13,9 +14,9 @@ from distfacegan.settings import Section, SpecPath
 
 
 class Source(Protocol):
-    """A fixed, ordered list of photos. Row i is `keys[i]`, whoever opens the source, and wherever.
+    """A fixed, ordered list of photos. Row i is `keys[i]` in every process and on every machine.
 
-    A source can be pickled: open it once, and send it to the workers.
+    A source can be pickled. It is opened once and sent to the workers.
     """
 
     @property
@@ -28,15 +29,15 @@ class Source(Protocol):
         ...
 
     def annotation(self, row: int) -> np.ndarray | None:
-        """Return the points [P, 2] that the source itself knows, f32, pixels of `read(row)`.
+        """Return the source's own points, f32 [P, 2], pixels of `read(row)`; None without points.
 
         P is 49, or CelebA's 5: left eye, right eye, nose, left and right corner of the mouth, where
-        left is the image's left. The centre of the first pixel is at (0, 0). None: no points.
+        left is the image's left. The centre of the first pixel is at (0, 0).
         """
         ...
 
     def fingerprint(self) -> str:
-        """Return a digest that differs where the photos do: it tells what a run was begun with."""
+        """Return a digest of the photos. A run stores the digest, to notice other photos later."""
         ...
 
 
@@ -45,12 +46,12 @@ class SourceSection(Section):
 
     kind: str
     assumed_count: ClassVar[int | None] = None
-    """How many photos a plan assumes where the photos are not here."""
+    """The number of photos that a plan assumes if the photos are not on this machine."""
 
     def open(self, seed: int) -> Source:
-        """Open and list the photos; no photo is read yet.
+        """List the photos without reading any of them.
 
-        Raises SourceError for what is missing, malformed or dangerous to read.
+        Raises SourceError if something is missing, malformed or dangerous to read.
         """
         raise NotImplementedError
 
@@ -59,16 +60,16 @@ class SourceSection(Section):
         return len(self.open(seed).keys)
 
     def is_here(self) -> bool:
-        """Tell whether there is anything at the place that the section names."""
+        """Tell whether the photos are on this machine."""
         return True
 
     def describe(self, count: int) -> str:
-        """Say in a few words what the photos of a plan are."""
+        """Return a few words for a plan that say what the photos are."""
         raise NotImplementedError
 
 
 class PathSection(SourceSection):
-    """The section of a source that lies at a path."""
+    """The section of a source whose photos are at a path."""
 
     path: SpecPath
 
@@ -77,15 +78,15 @@ class PathSection(SourceSection):
         return self.path.exists()
 
     def describe(self, count: int) -> str:
-        """Say where the photos are."""
+        """Return the number and the place of the photos."""
         return f"{count:,} at {self.path}"
 
 
 def listing_fingerprint(kind: str, keys: Iterable[str], sizes: Iterable[int]) -> str:
-    """Digest a listing: the kind of source, and the key and the size in bytes of each photo.
+    """Return a digest of the kind of source, and of the key and the size in bytes of each photo.
 
-    Not where they lie: a folder may move between two runs. Not what they hold: that would take as
-    long as the run.
+    The place of the photos is left out, because a folder may move between two runs. The content of
+    the photos is left out, because reading all photos would take too long.
     """
     digest = hashlib.sha256(kind.encode())
     for key, size in zip(keys, sizes, strict=True):

@@ -1,4 +1,4 @@
-"""The source of procedural faces, and the order in which a face is put together."""
+"""The source of procedural faces, and the function that draws a face."""
 
 import functools
 import hashlib
@@ -17,7 +17,7 @@ from distfacegan.sources.procedural.traits import sample_traits
 from distfacegan.sources.source import SourceSection
 
 SIZE = 192  # the side of a photo, in pixels
-VERSION = 1  # to be raised by whoever changes what any face looks like
+VERSION = 1  # raise this number with every change to the look of a face
 
 
 class ProceduralSection(SourceSection):
@@ -32,11 +32,11 @@ class ProceduralSection(SourceSection):
         return ProceduralFaces(self.count, seed)
 
     def num_photos(self, seed: int) -> int:
-        """Return the count, without the names of so many photos."""
+        """Return the count, without making the keys."""
         return self.count
 
     def describe(self, count: int) -> str:
-        """Say that there is nothing on disk."""
+        """Return the number of faces, and that nothing is on disk."""
         return f"{count:,} procedural faces, drawn as they are read"
 
 

@@ -15,7 +15,7 @@ SHORT = -0.7
 
 
 def build_hair(traits: Traits) -> tuple[list[Surface], list[Surface]]:
-    """Return what of the hair lies behind the head, and what before it; nothing for the bald."""
+    """Return the hair behind the head and the hair in front of it; none for a bald head."""
     look = traits.look
     if look.hair_style == "bald":
         return [], []
@@ -24,7 +24,7 @@ def build_hair(traits: Traits) -> tuple[list[Surface], list[Surface]]:
     colours, alpha = _paint_shell(look, rng)
 
     def part(start: float, end: float) -> list[Surface]:
-        """The shell from one share of the way around to another, past the seam if need be."""
+        """Return the shell between two shares of the way around the head, across the seam too."""
 
         def cut(grid: np.ndarray, axis: int) -> np.ndarray:
             count = grid.shape[axis]
@@ -81,7 +81,7 @@ def _shape_shell(traits: Traits, rng: np.random.Generator) -> np.ndarray:
 
 
 def _paint_shell(look: Look, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    """Return the strands, u8 RGB [rows, columns, 3], and their alpha: it ends at the hairline."""
+    """Return the strands, u8 RGB [rows, columns, 3], and their alpha, 0 below the hairline."""
     theta, rows = _axes(CANVAS)
     arc, below = _arc_and_drop(rows)
     edge, steep = _edge(theta, look)
@@ -94,13 +94,13 @@ def _paint_shell(look: Look, rng: np.random.Generator) -> tuple[np.ndarray, np.n
 
 
 def _arc_and_drop(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return the angle from the crown to the ears, and the share of the way from there down."""
+    """Return each row's angle from the crown, and its share of the way from the ears down."""
     arc = np.minimum(rows / DOME, 1) * np.float32(np.pi / 2)
     return arc, np.maximum(rows - DOME, 0) * np.float32(1 / (1 - DOME))
 
 
 def _edge(theta: np.ndarray, look: Look) -> tuple[np.ndarray, np.ndarray]:
-    """Return the hairline at theta [1, columns], and how much its slope stretches heights."""
+    """Return the hairline at theta [1, columns], and the factor by which its slope is longer."""
     edge = hairline(theta, look).astype(np.float32)
     return edge, np.hypot(1, np.gradient(edge[0], theta[0])).astype(np.float32)
 
@@ -117,6 +117,6 @@ def _axes(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _noise(rng: np.random.Generator, cells: tuple[int, int], size: tuple[int, int]) -> np.ndarray:
-    """Smooth noise of so many cells down and around, f32 [size]."""
+    """Return smooth noise, f32 [size], of `cells` independent values down and around."""
     coarse = rng.standard_normal(cells, dtype=np.float32)
     return cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC)

@@ -1,9 +1,10 @@
 """The shape of a procedural face: a head as one smooth surface, and its 49 landmarks on it.
 
-A face is laid out on a chart (x, y): x to the image's right, y up, the origin between the eyes, as
-seen from straight ahead. The surface over it is a closed form of two coordinates: `row` from 0 at
-the crown to 1 at the chin, and `theta`, the angle around the vertical axis, 0 at the nose and
-positive to the image's right. Its positions are x, y and z, z to the viewer, in head units.
+A face is laid out on a chart (x, y), as seen from straight ahead: x to the image's right, y up, the
+origin between the eyes. The surface over the chart is a closed form of two coordinates. `row` runs
+from 0 at the crown to 1 at the chin. `theta` is the angle around the vertical axis, 0 at the nose
+and positive to the image's right. A position on the surface is (x, y, z) in head units, z to the
+viewer.
 """
 
 import dataclasses
@@ -19,7 +20,7 @@ SHEET = (120, 120)  # rows and columns of a head's sheet
 
 @dataclasses.dataclass(frozen=True)
 class Features:
-    """Where the features are: curves on the chart, in the order of their landmarks."""
+    """The features of a face: curves on the chart, in the order of their landmarks."""
 
     brows: np.ndarray  # [2, 5, 2] along the middle of the hair
     bridge: np.ndarray  # [4, 2] from the top down
@@ -45,7 +46,10 @@ class Head:
         self.features = place_features(shape, expression)
 
     def locate(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the row and theta of points [..., 2] of the chart; outside ones go to the edge."""
+        """Return the row and theta of points [..., 2] of the chart.
+
+        A point beside the head gets the coordinates of the head's edge.
+        """
         middle, half = (CROWN + self.bottom) / 2, (CROWN - self.bottom) / 2
         cosine = np.minimum(np.maximum((points[..., 1] - middle) / half, -0.9999), 0.9999)
         row = np.arccos(cosine) / np.pi
@@ -76,8 +80,8 @@ class Head:
         return self.surface(*self.locate(self.features.landmarks))
 
     def _half_width(self, swell: np.ndarray, row: np.ndarray) -> np.ndarray:
-        """The largest x of a row; swell = sin(pi row) would be the row of an ellipse."""
-        chin = (1.1 * swell**2 / (swell**2 + 0.1)) ** 0.25  # its end is round
+        """The largest x of a row; swell = sin(pi row) would give an ellipse."""
+        chin = (1.1 * swell**2 / (swell**2 + 0.1)) ** 0.25  # makes the tip of the chin round
         return self.shape.width * np.where(row > 0.5, swell**self.shape.jaw * chin, swell**0.82)
 
     def _relief(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -91,7 +95,7 @@ class Head:
             shape.brow_height,
             shape.nose_width,
         )
-        bumps = (  # height, its place beside and above the origin, and its spread
+        bumps = (  # height, place beside and above the origin, width and height of the spread
             (0.40 * shape.nose_height, 0.0, tip + 0.05, 0.12, 0.10),
             (0.16, 0.72 * width, tip - 0.01, 0.085, 0.085),  # the wings of the nose
             (-0.14, eye - 0.06, 0.03, 0.27, 0.17),  # the sockets
@@ -113,7 +117,7 @@ class Head:
         return height
 
     def _ridge(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """The height of the nose's ridge: it rises from between the eyes and ends below the tip."""
+        """The height of the nose's ridge, which begins between the eyes and ends below the tip."""
         tip = -self.shape.nose_length
         down = np.minimum(np.maximum((0.12 - y) / (0.12 - tip), 0), 1.3)
         rise = 0.1 * np.minimum(down * 6, 1) + 0.8 * down**1.3
@@ -179,7 +183,7 @@ def _place_mouth(shape: Shape, expression: Expression) -> tuple[np.ndarray, np.n
     corner = line + 0.075 * smile - 0.09 * opened
 
     def curve(x: np.ndarray, y: float, swell: np.ndarray) -> np.ndarray:
-        """A lip's edge: from y in the middle it bends to the corners, plus a swell."""
+        """Return the edge of a lip: a curve from y in the middle to the corners, plus a swell."""
         return np.stack([x * half, y + x**2 * (corner - y) + swell], axis=-1)
 
     x = np.array([-1, -0.6, -0.24, 0, 0.24, 0.6, 1])

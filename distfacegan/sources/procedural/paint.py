@@ -1,4 +1,4 @@
-"""The colours of a procedural face, painted on the head where the features are."""
+"""The colours of a procedural face, painted on the surface of the head."""
 
 import cv2
 import numpy as np
@@ -9,11 +9,11 @@ from distfacegan.sources.procedural.traits import Colour, Look, Shape, Traits
 CANVAS = (300, 320)  # rows and columns
 SUBPIXEL_BITS = 4  # OpenCV draws at sixteenths of a pixel
 _AXIS = np.exp(-(np.linspace(-2, 2, 33, dtype=np.float32) ** 2))
-SPOT = np.outer(_AXIS, _AXIS)[..., None].repeat(3, axis=2)  # a soft spot, two spreads each way
+SPOT = np.outer(_AXIS, _AXIS)[..., None].repeat(3, axis=2)  # a soft spot, up to two spreads away
 
 
 class Canvas:
-    """The head's surface, rolled out to be painted on in coordinates of its chart.
+    """The head's surface as a flat picture, painted on in coordinates of the chart.
 
     `pixels` is u8 RGB [rows, columns, 3].
     """
@@ -34,7 +34,7 @@ class Canvas:
         cv2.polylines(self.pixels, points, False, colour, width, cv2.LINE_AA, SUBPIXEL_BITS)
 
     def tint(self, centre: tuple[float, float], spread: tuple[float, float], by: Colour) -> None:
-        """Multiply a soft spot, and its mirror image on the other side of the face, by a colour."""
+        """Multiply a soft spot by a colour, and its mirror image on the face's other side too."""
         corners = np.array([[-2, 2], [2, -2]]) * spread + centre
         (left, top), (right, bottom) = self._place(corners).astype(int)
         gain = 1 + cv2.resize(SPOT, (right - left, bottom - top)) * np.subtract(by, 1, dtype="f4")

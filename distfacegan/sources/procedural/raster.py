@@ -1,14 +1,14 @@
 """Light, camera and pixels: from curved sheets to an antialiased picture.
 
 A sheet is a grid of positions, f32 [3, rows, columns]: x to the image's right, y up, z to the
-viewer, in head units. Drawing one asks, for every pixel, which place of the sheet is seen there: a
-depth buffer of the sheet's points answers to the nearest point, one Newton step to a fraction of
-it. Colours and light are then looked up at that place, as smooth as they were painted.
+viewer, in head units. To draw a sheet, the place on the sheet that each pixel sees is found first:
+a depth buffer gives the nearest point of the grid, and one Newton step refines the place between
+the points. The colours and the light are then interpolated at this place.
 
     S  side of the picture     h, w  height and width of the window that shows a sheet
 
-The arrays are planes rather than pixels of several numbers, and minimum and maximum stand for
-clip: together they save a quarter of the time of a face.
+For speed, x, y and z are separate arrays, and minimum and maximum are used instead of clip:
+together this saves a quarter of the time of a face.
 """
 
 import dataclasses
@@ -24,11 +24,12 @@ PIVOT = np.array([0.0, -0.6, -0.25])  # the head turns about the top of the neck
 VIEW = 4.3  # side of the picture at the head, in head units
 NEAR, FAR = 2.5, -3.5  # the depths that the depth buffer spans
 DEPTH_BITS, INDEX_BITS = 12, 19  # of an i32
-GAP = 200  # in the depth buffer, between a near and a far part of a sheet: 0.3 head units
-SPACING = 1.05  # of the points in the depth buffer, in pixels
-# How far light bleeds around the edge of the shadow, red the most: skin is translucent.
+GAP = 200  # a larger step in the depth buffer is the gap between two parts: 0.3 head units
+SPACING = 1.05  # distance of the points in the depth buffer, in pixels
+# How far light reaches beyond the edge of the shadow in red, green and blue: skin is translucent.
 BLEED = (0.30, 0.17, 0.10)
-LINEAR = ((np.arange(256, dtype=np.float32) / 255) ** 2).reshape(1, 256)  # of a byte
+# The linear light of each byte of a colour.
+LINEAR = ((np.arange(256, dtype=np.float32) / 255) ** 2).reshape(1, 256)
 
 Planes = tuple[np.ndarray, np.ndarray]
 
@@ -41,11 +42,11 @@ class Surface:
     colours: np.ndarray
     alpha: np.ndarray | None = None  # None: opaque, and only its outside can be seen
     gloss: float = 0.1
-    turn: float = 1.0  # share of the head's turn that it follows
+    turn: float = 1.0  # the surface turns by this share of the head's turn
 
 
 class Camera:
-    """Turns positions with the head and projects them, in perspective, to pixels."""
+    """Turns positions with the head, and projects positions in perspective to pixels."""
 
     def __init__(self, pose: Pose, size: int) -> None:
         self.pose, self.size = pose, size
@@ -64,7 +65,7 @@ class Camera:
         return np.stack(turned)
 
     def project(self, turned: np.ndarray) -> np.ndarray:
-        """Return x and y in pixels, from the picture's corner, and z of turned positions."""
+        """Return x, y and z of turned positions: x and y in pixels from the picture's corner."""
         x, y, z = turned
         zoom = self.size * self.pose.scale / VIEW * DISTANCE / (DISTANCE - z)
         x = self.size / 2 + zoom * (x + self.pose.shift[0])
@@ -91,14 +92,15 @@ def draw(picture: np.ndarray, surface: Surface, camera: Camera, light: Light) ->
 def find_places(
     screen: np.ndarray, side: int, solid: bool
 ) -> tuple[tuple[slice, slice], Planes, np.ndarray] | None:
-    """Return the window of the picture that shows a sheet, its places seen there, and its cover.
+    """Return the window of the picture that shows a sheet, the places seen there, and the cover.
 
-    `screen` is the projected sheet; the places are two f32 [h, w], shares of the sheet's columns
-    and rows; the cover f32 [h, w] in [0, 1]. None where nothing of the sheet is in the picture.
+    `screen` is the projected sheet. The places are two f32 [h, w], shares of the sheet's columns
+    and rows, one for each pixel of the window. The cover f32 [h, w] is the share of each pixel that
+    the sheet covers. Returns None if the sheet is outside the picture.
     """
     slopes = (*_slopes(screen[0]), *_slopes(screen[1]))
     xu, xv, yu, yv = slopes
-    # So many points that no pixel of the sheet is without one.
+    # The grid is scaled so that every pixel of the sheet has a point.
     columns = math.ceil(xu.shape[1] * _usual(xu, yu) / SPACING)
     rows = math.ceil(xu.shape[0] * _usual(xv, yv) / SPACING)
     x, y, z = (cv2.resize(plane, (columns, rows)) for plane in screen)
@@ -127,15 +129,19 @@ def _usual(u: np.ndarray, v: np.ndarray) -> float:
 def _nearest_points(
     column: np.ndarray, row: np.ndarray, z: np.ndarray, points: np.ndarray, size: tuple[int, int]
 ) -> np.ndarray:
-    """Return which of the points, given by pixel and depth, every pixel sees: i32 [h, w]."""
+    """Return the number of the nearest point that each pixel sees, i32 [h, w].
+
+    The points are given by column and row of their pixel, by their depth z and by their number.
+    """
     depth = ((z - FAR) * ((2**DEPTH_BITS - 1) / (NEAR - FAR))).astype(np.int32)
     nearest = np.zeros(size[0] * size[1], np.int32)
-    # The largest of depth and number, packed into one integer.
+    # Depth and number are packed into one integer, so that the maximum is the nearest point.
     key = (depth << INDEX_BITS) | points.astype(np.int32)
     np.maximum.at(nearest, row * size[1] + column, key)
     nearest = nearest.reshape(size)
-    # A pixel between points, beside the sheet, or through which a far part of it shows, takes what
-    # its neighbours see; the cover then cuts.
+    # A pixel may lie between points or beside the sheet, or show a far part of the sheet through a
+    # gap in the near part. Such a pixel takes the nearest point of its neighbours. The cover cuts
+    # off what is beside the sheet.
     grown = cv2.dilate(nearest.astype(np.float64), np.ones((3, 3))).astype(np.int32)
     nearest = np.where(grown - nearest > GAP << INDEX_BITS, grown, nearest)
     return nearest & (2**INDEX_BITS - 1)
@@ -148,9 +154,9 @@ def _refine(
     grid: tuple[int, int],
     nearest: np.ndarray,
 ) -> Planes:
-    """One Newton step from the points seen to what the pixels' centres see.
+    """Return the places that the pixels' centres see: one Newton step from the nearest points.
 
-    x and y are those of the grid's points, in pixels of the window.
+    x and y are the coordinates of the grid's points, in pixels of the window.
     """
     rows, columns = grid
     sheet_rows, sheet_columns = slopes[0].shape
@@ -172,8 +178,8 @@ def _refine(
 
 
 def _cover(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Return how much of every pixel lies under points, f32 [h, w] in [0, 1]."""
-    margin = 4  # closing fills what lies between points and the array's edge
+    """Return the share of every pixel that the points cover, f32 [h, w] in [0, 1]."""
+    margin = 4  # without a margin, closing would fill the space between points and the edge
     fine = np.zeros((2 * size[0] + 2 * margin, 2 * size[1] + 2 * margin), np.uint8)
     pixel = (2 * y).astype(np.int32) * fine.shape[1] + (2 * x).astype(np.int32)
     fine.ravel()[pixel + margin * (fine.shape[1] + 1)] = 255
@@ -183,14 +189,14 @@ def _cover(x: np.ndarray, y: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def _look_up(grid: np.ndarray, place: Planes) -> np.ndarray:
-    """Return a grid's values at places, given as shares of its columns and rows."""
+    """Return the values of a grid at places, which are shares of the grid's columns and rows."""
     u = place[0] * np.float32(grid.shape[1]) - np.float32(0.5)
     v = place[1] * np.float32(grid.shape[0]) - np.float32(0.5)
     return cv2.remap(grid, u, v, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def light_sheet(turned: np.ndarray, light: Light) -> tuple[np.ndarray, np.ndarray]:
-    """Return the light on a sheet, f32 RGB [rows, columns, 3], and its mirror image [.., ..]."""
+    """Return the light on a sheet, f32 RGB [rows, columns, 3], and the highlights [.., ..]."""
     nx, ny, nz = _normals(turned)
     lx, ly, lz = light.direction
     facing = nx * lx + ny * ly + nz * lz

@@ -1,4 +1,4 @@
-"""What is around a procedural head: the neck, the shoulders and the background."""
+"""The surroundings of a procedural head: the neck, the shoulders and the background."""
 
 import cv2
 import numpy as np

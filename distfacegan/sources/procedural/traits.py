@@ -1,7 +1,7 @@
-"""What makes one procedural face this face: every random choice, drawn from (seed, row) alone.
+"""The traits of one procedural face: every random choice, drawn from (seed, row) alone.
 
-Lengths are in head units, half the width of an average head (about 70 mm); angles in radians;
-colours sRGB in [0, 1]. The proportions are the mean ones of human landmarks on photos.
+Lengths are in head units: 1 is half the width of an average head (about 70 mm). Angles are in
+radians. Colours are sRGB in [0, 1]. The mean proportions are those of human landmarks on photos.
 """
 
 import colorsys
@@ -48,7 +48,7 @@ class Pose:
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-    """The bones and the flesh: what stays when the face moves."""
+    """The bones and the flesh, which do not change with the expression."""
 
     width: float
     chin: float  # distance of the chin below the eyes
@@ -72,13 +72,13 @@ class Shape:
 
 @dataclasses.dataclass(frozen=True)
 class Expression:
-    """What moves: all but the gaze in [-1, 1] or [0, 1], 0 at rest."""
+    """The moving parts. Values are in [-1, 1] or [0, 1] (except the gaze), and 0 at rest."""
 
     open: float
     smile: float
     brow: float
     brow_tilt: float
-    lids: float  # 0 closed, 1 as wide as can be
+    lids: float  # 0 closed, 1 wide open
     gaze: tuple[float, float]
 
 
@@ -132,7 +132,7 @@ def sample_traits(seed: int, row: int) -> Traits:
 
 
 def _bell(rng: np.random.Generator, mean: float, spread: float) -> float:
-    """A normal value, cut at two standard deviations."""
+    """Return a normal random value, clipped at two standard deviations."""
     return mean + spread * min(max(float(rng.standard_normal()), -2.0), 2.0)
 
 
@@ -148,7 +148,7 @@ def _mix(a: Colour, b: Colour, share: float) -> Colour:
 def _tint(
     rng: np.random.Generator, saturation: tuple[float, float], value: tuple[float, float]
 ) -> Colour:
-    """A colour of any hue."""
+    """Return a random colour of any hue."""
     return colorsys.hsv_to_rgb(rng.random(), _span(rng, *saturation), _span(rng, *value))
 
 
