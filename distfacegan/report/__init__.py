@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page and its numbers, from the run directory alone."""
+"""The report of a run: one HTML page and its numbers, made from the run directory alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["write"]
 def write(run: RunDirectory) -> Location:
     """Write report/index.html and report/summary.json; return the page's path.
 
-    A stage that has not run is said to have not run. What a stage wrote and is damaged is a
-    DistfaceganError that names it.
+    The page names every stage that has not run. Raises a DistfaceganError that names a damaged
+    file.
     """
     contents = Contents(run)
     pictures = figures.draw(contents)

@@ -1,7 +1,7 @@
-"""What a run directory holds for its report: read when it is asked for, None where it is not there.
+"""The contents of a run directory for its report, each read when first used, or None if missing.
 
-Of a million rows only losses, steps and statuses are read whole; faces are read by the row.
-r is the side of a generated face, R that of a stored one, Z the latent dimension.
+Losses, steps and statuses are read for all rows. Faces are read only for the rows that are shown.
+r is the side of a generated face, R the side of a stored face, Z the latent dimension.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from distfacegan.store.run_directory import STAGES as ALL_STAGES
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
-STAGES = ALL_STAGES[:-1]  # those whose work is shown
-NUM_FACES = 256  # generated and real ones, for the diversity
-NUM_LOOKED_AMONG = 4096  # real faces, for the one nearest to a generated one
+STAGES = ALL_STAGES[:-1]  # all but the report itself
+NUM_FACES = 256  # generated faces, and real faces, for the diversity
+NUM_LOOKED_AMONG = 4096  # real faces among which the nearest to a generated face is looked for
 BATCH = 64
 
 
@@ -43,7 +43,7 @@ class Contents:
 
     @functools.cached_property
     def spec(self) -> dict[str, Any]:
-        """The resolved spec of the last run; empty where there is none."""
+        """The resolved spec of the last run; empty if there is none."""
         try:
             return yaml.safe_load(self.run.job.read_text()) if self.run.job.exists() else {}
         except yaml.YAMLError as error:
@@ -51,19 +51,19 @@ class Contents:
 
     @property
     def seed(self) -> int:
-        """The job's seed: the report draws its own latents from it."""
+        """The job's seed, from which the report draws its own latents."""
         return int(self.spec.get("seed", 0))
 
     @functools.cached_property
     def photos(self) -> Table | None:
-        """The faces of the run: its own, or those of another run that it inverted."""
+        """The faces of this run, or the faces of another run that this run inverted."""
         other = self.spec.get("invert", {}).get("photos")
         run = RunDirectory(locate(other)) if other else self.run
         record = self.run.record("invert") if other else None
         if record is not None and (
             run.record("ingest") is None or run.identity("ingest") != record.inputs["photos"]
         ):
-            return None  # gone, or no longer what was inverted
+            return None  # the other run's faces are gone, or are not those that were inverted
         return open_table(run, "ingest", "photos")
 
     @functools.cached_property
@@ -78,19 +78,25 @@ class Contents:
 
     @functools.cached_property
     def losses(self) -> np.ndarray:
-        """Equation 3 of every row, f32 [N]: NaN where there is no inversion. Empty before any."""
+        """Equation 3 of every row, f32 [N]: NaN for rows that are not inverted.
+
+        Empty before the stage invert has begun.
+        """
         return groups.read(self.latents.group, "loss") if self.latents else np.empty(0, np.float32)
 
     @functools.cached_property
     def steps(self) -> np.ndarray:
-        """The generator steps to the latent of every inverted row, i32 [n]. Empty before any."""
+        """The generator steps to the latent of every inverted row, i32 [n].
+
+        Empty before the stage invert has begun.
+        """
         if self.latents is None:
             return np.empty(0, np.int32)
         return groups.read(self.latents.group, "steps")[np.isfinite(self.losses)]
 
     @functools.cached_property
     def at_the_wall(self) -> float | None:
-        """The share of the coordinates of z that are at the wall of the box, from a sample."""
+        """The share of the coordinates of z at the bounds of the search, from a sample of rows."""
         record = self.run.record("invert")
         radius = record.settings.get("radius") if record else None
         if self.latents is None or radius is None or len(rows := self.latents.sample(1000)) == 0:
@@ -99,7 +105,7 @@ class Contents:
 
     @functools.cached_property
     def deviations(self) -> np.ndarray:
-        """Detected landmarks against the source's own, of the rows that have both, f32 [n]."""
+        """Deviations of detected landmarks from the source's own, f32 [n], of rows with both."""
         if self.landmarks is None:
             return np.empty(0, np.float32)
         found = groups.read(self.landmarks.group, "deviation")
@@ -107,12 +113,12 @@ class Contents:
 
     @functools.cached_property
     def metrics(self) -> list[metrics.MetricsLine]:
-        """The lines of metrics.jsonl; a last one that is still being written is left out."""
+        """The lines of metrics.jsonl, without a last line that is still being written."""
         return metrics.read(self.run.metrics)
 
     @functools.cached_property
     def rollbacks(self) -> list[Rollback]:
-        """The times that training went back to a checkpoint, oldest first."""
+        """The rollbacks of the training to earlier checkpoints, oldest first."""
         return Checkpoints(self.run).rollbacks()
 
     @property
@@ -126,7 +132,7 @@ class Contents:
 
     @property
     def generator(self) -> Generator | None:
-        """G: the one that was inverted, else this run's newest."""
+        """G: the generator that was inverted, else the newest generator of this run."""
         return self._generator.network if self._generator else None
 
     @property
@@ -136,11 +142,11 @@ class Contents:
 
     @functools.cached_property
     def lgen(self) -> LandmarkGenerator | None:
-        """L-Gen as the synthesis uses it: trained on all rows."""
+        """The L-Gen of the synthesis, which was trained on all rows."""
         found, record = self._generator, self.run.record("synthesize")
         given = self.spec.get("synthesize", {}).get("lgen")
         if record is not None and found is not None and record.inputs["generator"] != found.digest:
-            given = None  # it is for faces of a generator that the report does not draw
+            given = None  # the given L-Gen belongs to a generator that the report does not draw
         folder = locate(given) if given else self.run.lgen / "final"
         if found is None or not folder.is_dir():
             return None
@@ -166,7 +172,7 @@ class Contents:
 
     @property
     def complaints(self) -> list[str]:
-        """What is wrong with L-Gen on generated faces, in words."""
+        """The faults of L-Gen on generated faces, in words."""
         fresh = self.evaluation.fresh if self.evaluation else None
         return fresh.complaints if fresh else []
 
@@ -186,9 +192,9 @@ class Contents:
         inverted = groups.read(self.latents.group, "status") == Status.OK
         good = np.flatnonzero(inverted & (groups.read(self.landmarks.group, "status") == Status.OK))
         if record.settings.get("pairs", "photos") == "prior":
-            return good  # L-Gen learnt from none of them
+            return good  # L-Gen learnt from no photo
         if len(good) != self.evaluation.num_rows:
-            return np.empty(0, int)  # there are more rows now than L-Gen learnt from
+            return np.empty(0, int)  # rows were added after L-Gen was trained
         settings = record.settings
         return good[split(len(good), settings["test_share"], settings["seed"])[1]]
 
@@ -201,7 +207,7 @@ class Contents:
 
     @functools.cached_property
     def rows_to_look_among(self) -> np.ndarray:
-        """Rows of the faces among which the nearest to a generated one is looked for."""
+        """Rows of the real faces among which the nearest to a generated face is looked for."""
         return self.photos.stretches(NUM_LOOKED_AMONG) if self.photos else np.empty(0, int)
 
     def faces(self, rows: np.ndarray) -> np.ndarray:
@@ -231,7 +237,10 @@ class Contents:
             return np.concatenate([to_faces(self.generator(part)) for part in parts])
 
     def shrink(self, faces: np.ndarray) -> np.ndarray:
-        """Return faces u8 [B, R, R, 3] in G's resolution, if there is a G that they fit."""
+        """Return faces u8 [B, R, R, 3] in G's resolution.
+
+        The faces are returned as they are if there is no G, or if R is no multiple of r.
+        """
         side = self.generator.resolution if self.generator else None
         if side is None or faces.shape[1] % side or faces.shape[1] == side:
             return faces

@@ -1,7 +1,8 @@
-"""Whom a dataset loses: the share of photos with a face, and the landmarks' error, by group.
+"""The groups of people that a dataset loses.
 
-Groups are made of the brightness of the photo, the turn of the head, and the attributes of a table
-beside the photos, where there is one.
+For each group: the share of photos with a face, the share of faces with trusted landmarks, and the
+error of the landmarks. Photos are grouped by their brightness, by the turn of the head, and by the
+attributes in a table beside the photos, if there is such a table.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ from distfacegan.store.location import Location, locate
 from distfacegan.store.shards import Status
 
 BESIDE = ("list_attr_celeba.txt", "attributes.csv", "attributes.parquet")
-NUM_BANDS = 5  # of brightness, each with as many photos
-TURNS = (0.05, 0.15)  # of the tip of the nose from the middle of the eyes, in eye distances
-MAX_VALUES = 12  # of a column that holds words; one with more of them says nothing of groups
+NUM_BANDS = 5  # bands of brightness, all with the same number of photos
+TURNS = (0.05, 0.15)  # bounds of the groups by turn: the values of `head_turn`
+MAX_VALUES = 12  # a column of more different words is no attribute
 
 
 def coverage(contents: Contents) -> dict[str, list[dict[str, Any]]]:
-    """Return the groups of each kind; a kind of which nothing is known is left out."""
+    """Return the groups by kind, without kinds that have no group."""
     if contents.photos is None or not contents.photos.done:
         return {}
     rows = _Rows(contents)
@@ -42,7 +43,7 @@ def coverage(contents: Contents) -> dict[str, list[dict[str, Any]]]:
 
 
 class _Rows:
-    """What became of every photo, and how far its landmarks are off."""
+    """The status of every photo and the deviation of its landmarks."""
 
     def __init__(self, contents: Contents) -> None:
         photos, landmarks = contents.photos, contents.landmarks
@@ -74,7 +75,7 @@ class _Rows:
         return found
 
     def by_brightness(self) -> Iterator[dict[str, Any]]:
-        """Yield bands of as many photos each, the dark ones first."""
+        """Yield bands of equally many photos, the darkest first."""
         known = self.readable & np.isfinite(self.brightness)
         if known.sum() < NUM_BANDS:
             return
@@ -84,7 +85,7 @@ class _Rows:
             yield self.group(f"brightness {low:.2f} to {high:.2f}", known & (band == i))
 
     def by_turn(self) -> Iterator[dict[str, Any]]:
-        """Yield faces by the turn of the head, as their landmarks show it."""
+        """Yield groups of faces by the turn of the head, which is measured on the landmarks."""
         if self.points is None or self.trusted is None or not self.trusted.any():
             return
         turn = np.full(len(self.face), np.nan)
@@ -98,13 +99,19 @@ class _Rows:
 
 
 def head_turn(points: np.ndarray) -> np.ndarray:
-    """Return how far the tip of the nose is sideways of the eyes' middle, in eye distances: [N]."""
+    """Return the sideways distance of the tip of the nose from the middle of the eyes, [N].
+
+    The unit is the distance of the eyes.
+    """
     middle = (points[:, LEFT_EYE_CORNER, 0] + points[:, RIGHT_EYE_CORNER, 0]) / 2
     return np.abs(points[:, NOSE_TIP, 0] - middle) / eye_distance(points)
 
 
 def attributes_path(spec: dict[str, Any]) -> Location | None:
-    """Return the table of attributes: the one that the spec names, or one beside the photos."""
+    """Return the path of the table of attributes; None without such a table.
+
+    The spec names the table, or the table lies in the folder of the photos or beside it.
+    """
     given = (spec.get("report") or {}).get("attributes")
     if given:
         return locate(given)
@@ -117,10 +124,11 @@ def attributes_path(spec: dict[str, Any]) -> Location | None:
 
 
 def read_attributes(path: Location, keys: Sequence[str]) -> dict[str, np.ndarray]:
-    """Return the photos that have each attribute: bool [N] by name, in the order of `keys`.
+    """Return which photos have each attribute: bool [N] by name, in the order of `keys`.
 
-    The first column names the photo. Of a column of numbers, those above 0 have the attribute; a
-    column of words is an attribute for each word. Raises RunDirectoryError if it is no such table.
+    The first column names the photo. In a column of numbers, a number above 0 means that the photo
+    has the attribute. A column of words gives one attribute for each word. Raises RunDirectoryError
+    if the table has no line for any key.
     """
     header, lines = _read_table(path)
     row_of = {key: row for row, key in enumerate(keys)}
@@ -128,7 +136,7 @@ def read_attributes(path: Location, keys: Sequence[str]) -> dict[str, np.ndarray
     if not known:
         raise RunDirectoryError(
             f"{path}: none of its {len(lines)} lines begins with the name of a photo of this run "
-            f"(like {keys[0]!r}); the first column is to hold these"
+            f"(like {keys[0]!r}); the first column must hold these names"
         )
     rows = np.array([row for row, _ in known])
     found = {}
@@ -162,7 +170,7 @@ def _read_table(path: Location) -> tuple[list[str], list[list[str]]]:
     if path.name.endswith(".csv"):
         header, *lines = csv.reader(io.StringIO(text))
         return header, lines
-    _, names, *rest = [line.split() for line in text.splitlines()]  # the first line is their number
+    _, names, *rest = [line.split() for line in text.splitlines()]  # line 1: the number of photos
     return ["photo", *names], rest
 
 

@@ -1,4 +1,4 @@
-"""The figures of the page: which faces are shown, and what stands below them."""
+"""The figures of the page: the faces that are shown and the labels below them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from distfacegan.report.pictures import MAX_SIDE, Picture, picture, shrink, webp
 from distfacegan.report.tables import Table, choose
 
 GRID_FACES = 64
-NUM_LABELLED = 12  # faces of a figure that shows landmarks
-DETECTED, GENERATED = "detected", "generated"  # kinds of marks, coloured by the page's style
+NUM_LABELLED = 12  # the number of faces in a figure with landmarks
+DETECTED, GENERATED = "detected", "generated"  # kinds of marks; page.html gives each its colour
 
 
 def draw(contents: Contents) -> dict[str, Any]:
-    """Return the pictures of every figure; those of a stage that has not run are empty."""
+    """Return the pictures of every figure. The figures of a stage that has not run are empty."""
     return {
         "random_faces": random_faces(contents),
         "training_samples": training_samples.grids(contents),
@@ -38,7 +38,7 @@ def draw(contents: Contents) -> dict[str, Any]:
 
 
 def numbers(drawn: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the numbers below the pictures, for the summary."""
+    """Return the numbers in the labels of the pictures, for summary.json."""
     return {
         "reconstructions": {
             name: [dict(made.numbers) for _, made in pairs]
@@ -53,7 +53,7 @@ def numbers(drawn: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def random_faces(contents: Contents) -> dict[str, Picture]:
-    """Fig. 3: grids of generated and of real faces, each where there are some."""
+    """Fig. 3: a grid of generated faces and a grid of real faces, each only if there are any."""
     grids = {"generated": contents.generated_faces, "real": contents.real_faces}
     return {
         kind: Picture(webp(_grid(faces)), f"{len(faces[:GRID_FACES])} {kind} faces in a grid")
@@ -63,7 +63,7 @@ def random_faces(contents: Contents) -> dict[str, Picture]:
 
 
 def reconstructions(contents: Contents) -> dict[str, list[tuple[Picture, Picture]]]:
-    """Fig. 4: pairs of photo and G(z), random ones, the best and the worst by equation 3."""
+    """Fig. 4: pairs of photo and G(z): random pairs, and the best and the worst by equation 3."""
     photos, latents = contents.photos, contents.latents
     if photos is None or latents is None or contents.generator is None:
         return {}
@@ -76,7 +76,7 @@ def reconstructions(contents: Contents) -> dict[str, list[tuple[Picture, Picture
 
 
 def random_rows(contents: Contents) -> np.ndarray:
-    """Return the rows that stand for all inverted ones on the page."""
+    """Return the random inverted rows that the page shows."""
     return choose(np.flatnonzero(np.isfinite(contents.losses)), 12)
 
 
@@ -95,7 +95,7 @@ def detections(contents: Contents) -> list[Picture]:
 
 
 def test_examples(contents: Contents) -> list[Picture]:
-    """Return test photos with detected landmarks and, in another colour, L-Gen's of their z."""
+    """Return test photos with their detected landmarks and, in another colour, L-Gen(z)."""
     rows = choose(contents.test_rows, NUM_LABELLED)
     network = contents.held_out_lgen
     if len(rows) == 0 or network is None or not (contents.photos and contents.latents):
@@ -122,7 +122,7 @@ def labelled_faces(contents: Contents) -> list[Picture]:
     """Fig. 8: G(z) with the landmarks L-Gen(z), for random z."""
     if contents.lgen is None or contents.z is None or contents.generated_faces is None:
         return []
-    some = slice(GRID_FACES, GRID_FACES + NUM_LABELLED)  # others than in Fig. 3
+    some = slice(GRID_FACES, GRID_FACES + NUM_LABELLED)  # not the faces of Fig. 3
     faces, points = contents.generated_faces[some], _landmarks(contents.lgen, contents.z[some])
     return [
         picture(face, "Generated face with L-Gen's landmarks", generated=own)
@@ -131,7 +131,7 @@ def labelled_faces(contents: Contents) -> list[Picture]:
 
 
 def ways_to_mirror(contents: Contents) -> list[list[Picture]]:
-    """Fig. 9: for some photos, the photo, 16 faces on the line to its mirror image, the mirror."""
+    """Fig. 9: for some photos: the photo, 16 faces between the two, and its mirror image."""
     if contents.photos is None or contents.generator is None or contents.latents is None:
         return []
     rows = random_rows(contents)[:3]

@@ -25,7 +25,7 @@ STEPS_BETWEEN = 14
 def invert_mirrored(
     contents: Contents, photos: Table, rows: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return z [n, Z] and loss [n] of the mirrored photos of some rows, inverted as the run does.
+    """Invert the mirrored photos of some rows as the run inverts photos: z [n, Z] and loss [n].
 
     The result is kept in report/mirror.json for the next report.
     """
@@ -42,7 +42,7 @@ def invert_mirrored(
     cache = contents.run.report / "mirror.json"
     kept = files.read_json(cache) if cache.exists() else {}
     if kept.get("made_of") != made_of:
-        log.info("report: inverts %d mirrored photos, once", len(rows))
+        log.info("report: inverting %d mirrored photos; later reports reuse them", len(rows))
         mirrored = np.ascontiguousarray(photos.read("image", rows)[:, :, ::-1])
         faces = to_images(mirrored, generator.resolution)
         learns = RECIPES[search.recipe].needs_surrogate
@@ -54,6 +54,6 @@ def invert_mirrored(
 
 
 def way(start: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """Return the latents on the straight line between two [Z], both included: f32 [16, Z]."""
+    """Return latents on the straight line from `start` to `end` [Z], both included: f32 [16, Z]."""
     share = np.linspace(0, 1, STEPS_BETWEEN + 2, dtype=np.float32)[:, None]
     return (1 - share) * start + share * end

@@ -1,4 +1,4 @@
-"""The page of a run: numbers and pictures into report/page.html."""
+"""The page of a run: report/page.html, filled with numbers and pictures."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from distfacegan.report.contents import STAGES, Contents
 from distfacegan.store.shards import Status
 
 MISSING = "–"
-CURVES = {  # of metrics.jsonl, one plot each
+CURVES = {  # fields of metrics.jsonl by the title of their plot
     "M_global": "m_global",
     "k": "k",
     "Learning rate": "learning_rate",
     "Images/s": "images_per_s",
 }
 REAL_FACES = ("real faces", 1.0)
-LOOKS = {  # what looks at generated faces measure: title, level to compare with
+LOOKS = {  # measures of generated faces: title, and the level of real faces
     "diversity_ratio": ("Diversity ratio", REAL_FACES),
     "encoder_distance": ("Encoder distance", None),
     "nearest_ratio": ("Nearest ratio", REAL_FACES),
@@ -27,7 +27,7 @@ LOOKS = {  # what looks at generated faces measure: title, level to compare with
 
 
 def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]) -> str:
-    """Return the page, which loads nothing from anywhere."""
+    """Return the HTML of the page. The page loads no other files."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("distfacegan", "report"),
         autoescape=True,
@@ -61,12 +61,12 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
 
 
 def count(value: float | None) -> str:
-    """Write a whole number with thousands apart."""
+    """Write a whole number with commas between the thousands."""
     return MISSING if value is None else f"{value:,.0f}"
 
 
 def decimal(value: float | None, digits: int = 3) -> str:
-    """Write a number with so many significant digits."""
+    """Write a number with `digits` significant digits."""
     if value is None or abs(value) >= 10**digits:
         return count(value)
     return f"{value:#.{digits}g}".removesuffix(".")
@@ -78,7 +78,7 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def duration(seconds: float | None) -> str:
-    """Write seconds in the two largest units that say something."""
+    """Write seconds in seconds, in minutes and seconds, or in hours and minutes."""
     if seconds is None:
         return MISSING
     if seconds < 60:
@@ -89,7 +89,7 @@ def duration(seconds: float | None) -> str:
 
 
 def _statuses(summary: dict[str, Any]) -> dict[str, list[int | None]]:
-    """Return for each status that occurs its rows in each stage that has statuses."""
+    """Return, for each status that occurs, the number of its rows in each stage with statuses."""
     stages = [s for s in STAGES if s not in ("began", "lgen")]
     found = {stage: summary["stages"].get(stage) for stage in stages}
     table: dict[str, list[int | None]] = {}
@@ -127,7 +127,7 @@ def _curves(contents: Contents) -> dict[str, str]:
 
 
 def _looks(contents: Contents) -> dict[str, str]:
-    """Return the plots of what the looks at generated faces measured, by its name."""
+    """Return the plots of the measures of generated faces, by the name of the measure."""
     drawn = {}
     for name, (title, level) in LOOKS.items():
         lines = [line for line in contents.metrics if getattr(line, name) is not None]

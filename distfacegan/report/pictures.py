@@ -1,4 +1,4 @@
-"""A picture of the page: pixels as a data URI, landmarks as vector marks above them."""
+"""A picture of the page: the pixels as a data URI, the landmarks as SVG paths above the pixels."""
 
 from __future__ import annotations
 
@@ -13,18 +13,21 @@ from distfacegan.core.grids import encode
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store.location import Location
 
-MAX_SIDE = 128  # pixels of a face on the page; larger ones are shrunk
+MAX_SIDE = 128  # pixels; larger faces are shrunk to this side
 
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-    """One picture of the page; `marks` are kinds of landmarks and SVG paths in a 100 x 100 box."""
+    """One picture of the page.
+
+    `marks` are pairs of a kind of landmarks and an SVG path in a 100 x 100 box.
+    """
 
     uri: str
     alt: str
     label: str = ""
     marks: Sequence[tuple[str, str]] = ()
-    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)  # that the label says
+    numbers: Mapping[str, float] = dataclasses.field(default_factory=dict)  # those in the label
 
 
 def picture(
@@ -34,7 +37,10 @@ def picture(
     numbers: Mapping[str, float] | None = None,
     **marks: np.ndarray,
 ) -> Picture:
-    """Make a picture of a face u8 [R, R, 3] with kinds of landmarks [49, 2] in units of it."""
+    """Make a picture of a face u8 [R, R, 3].
+
+    `marks` are landmarks [49, 2] by kind, in units of the face.
+    """
     paths = [(kind, dots(points)) for kind, points in marks.items()]
     return Picture(webp(shrink(face, MAX_SIDE)), alt, label, paths, numbers or {})
 
@@ -49,22 +55,22 @@ def shrink(pixels: np.ndarray, side: int) -> np.ndarray:
 
 
 def dots(points: np.ndarray) -> str:
-    """Return an SVG path with a dot, where its caps are round, at every finite point [P, 2]."""
+    """Return an SVG path with a tiny line at every finite point [P, 2]: a dot with round caps."""
     return "".join(f"M{100 * x:.1f} {100 * y:.1f}h.01" for x, y in points if np.isfinite(x + y))
 
 
 def webp(pixels: np.ndarray) -> str:
-    """Encode pixels without loss; WebP is a third smaller than PNG."""
+    """Encode pixels as lossless WebP, which is a third smaller than PNG."""
     return data_uri(encode(pixels, ".webp"), "webp")
 
 
 def data_uri(data: bytes, kind: str) -> str:
-    """Return an encoded image as an address that loads nothing."""
+    """Return an encoded image as a data URI, which holds the image itself."""
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def read_picture(path: Location) -> np.ndarray:
-    """Return the pixels u8 [H, W, 3] of a picture's file; raises RunDirectoryError."""
+    """Return the pixels u8 [H, W, 3] of a picture file; raises RunDirectoryError for damage."""
     data = np.frombuffer(path.read_bytes(), np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if pixels is None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, GRID = "#1d2733", "#5c6875", "#e6e9ed"
 COLOURS = ("#0b7a75", "#d1495b", "#8d99a6")
-MAX_POINTS = 1000  # of a curve
+MAX_POINTS = 1000  # about the most points that a curve is drawn with
 
 
 def curves(
@@ -23,7 +23,7 @@ def curves(
     title: str,
     level: tuple[str, float] | None = None,
 ) -> str:
-    """Draw named curves over training steps, and a named level that they should keep."""
+    """Draw named curves over training steps, and a named level to compare the curves with."""
     every = -(-len(steps) // MAX_POINTS) or 1
     figure, axes = _figure(title)
     for (name, curve), colour in zip(values.items(), COLOURS, strict=False):
@@ -46,7 +46,7 @@ def curves(
 
 
 def histogram(values: np.ndarray, title: str, label: str) -> str:
-    """Draw how often values occur, with their median; the last bar holds the largest 0.5% too."""
+    """Draw a histogram of values with their median. The last bar includes the largest 0.5%."""
     values = values[np.isfinite(values)]
     top = float(np.percentile(values, 99.5))
     bottom = float(values.min())

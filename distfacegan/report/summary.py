@@ -1,4 +1,4 @@
-"""The numbers of a run: summary.json. Null where a number cannot be had."""
+"""The numbers of a run: summary.json. A number that is not known is null."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def summarize(contents: Contents) -> dict[str, Any]:
 
 
 def spread(values: np.ndarray) -> dict[str, Any]:
-    """Return how many finite values there are, their mean, median and 90th percentile."""
+    """Return the number of finite values, their mean, median and 90th percentile."""
     values = values[np.isfinite(values)].astype(np.float64)
     if len(values) == 0:
         return {"rows": 0, "mean": None, "median": None, "p90": None}
@@ -72,7 +72,7 @@ def _diversity(faces: np.ndarray | None) -> float | None:
 
 
 def _stage(contents: Contents, stage: str) -> dict[str, Any]:
-    """Return what a stage had to do and what it did; a sharded one by its markers."""
+    """Return the work that a stage had to do and has done, if sharded as its markers say."""
     record = contents.run.record(stage)
     assert record is not None
     last = record.last_run
@@ -106,7 +106,7 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
 
 
 def _steps_done(contents: Contents) -> int:
-    """Return the step of the newest checkpoint: where a training that stopped would go on."""
+    """Return the step of the newest checkpoint, from which a stopped training continues."""
     found = weight_files.checkpoints(contents.run.began / "checkpoints")
     return int(found[-1].name) if found else 0
 

@@ -1,4 +1,4 @@
-"""The groups of arrays of a run, read by the row: of a million rows the report shows a few."""
+"""The groups of arrays of a run, of which the report reads a few rows only."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from distfacegan.store import groups, shards
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
-SAMPLED_SHARDS = 8  # rows to show are drawn from as many
+SAMPLED_SHARDS = 8  # the number of shards from which the rows to show are drawn
 
 
 @dataclasses.dataclass(frozen=True)
 class Table:
-    """A group of arrays, and the shards of it that are done."""
+    """A group of arrays, and the numbers of its finished shards."""
 
     group: zarr.Group
     done: set[int]
@@ -33,19 +33,22 @@ class Table:
         return found.shape[1:]
 
     def sample(self, count: int) -> np.ndarray:
-        """Return at most `count` rows with status ok: at random, always the same, sorted."""
+        """Return at most `count` random rows with status ok, sorted, in every call the same."""
         good = self._good_rows(SAMPLED_SHARDS)
         return choose(np.concatenate(good) if good else np.empty(0, int), count)
 
     def stretches(self, count: int) -> np.ndarray:
-        """Return at most `count` rows with status ok, sorted: stretches, which are read fast."""
+        """Return at most `count` rows with status ok, sorted, in a few runs that are fast to read.
+
+        Each run is the beginning of a random shard.
+        """
         shard_rows = groups.shard_rows(self.group)
         good = self._good_rows(max(SAMPLED_SHARDS, -(-count // shard_rows)))
         each = -(-count // max(len(good), 1))
         return np.sort(np.concatenate([rows[:each] for rows in good] or [np.empty(0, int)]))[:count]
 
     def _good_rows(self, num_shards: int) -> list[np.ndarray]:
-        """Return the rows with status ok of so many shards that are done, at random."""
+        """Return the rows with status ok of `num_shards` random finished shards."""
         done = [shard for shard in groups.plan(self.group) if shard.index in self.done]
         order = np.random.default_rng(0).permutation(len(done))[:num_shards]
         return [
@@ -67,16 +70,16 @@ class Table:
 
 
 def choose(rows: np.ndarray, count: int, seed: int = 0) -> np.ndarray:
-    """Return at most `count` of the rows: at random, always the same, sorted."""
+    """Return at most `count` random rows of `rows`, sorted, in every call the same."""
     random = np.random.default_rng(seed)
     return np.sort(random.choice(rows, size=min(count, len(rows)), replace=False))
 
 
 def open_table(run: RunDirectory, stage: str, name: str) -> Table | None:
-    """Return the group that a stage wrote; None where it has none yet."""
+    """Return the group that a stage writes; None if the group is missing or unfinished."""
     if not (run.latents / name / "zarr.json").exists():
         return None
     group = groups.open_group(run.latents, name)
     if "shard_rows" not in group.attrs:
-        return None  # interrupted while it was being made
+        return None  # the creation of the group was interrupted
     return Table(group, shards.done(run.markers(stage)))

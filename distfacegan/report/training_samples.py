@@ -1,4 +1,7 @@
-"""What shows whether a training goes well: its fixed latents over the steps, and copied faces."""
+"""Pictures that show whether a training goes well.
+
+They are the faces of fixed latents over the steps, and the real faces nearest to generated faces.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,16 @@ from distfacegan.report.contents import Contents
 from distfacegan.report.pictures import Picture, data_uri, picture, read_picture, shrink, webp
 from distfacegan.store.location import Location
 
-COLUMNS, GAP = 8, 2  # of a grid that training writes
+COLUMNS, GAP = 8, 2  # faces in a row of the sample grids, and pixels between the faces
 MAX_GRIDS, MAX_GRID_SIDE = 6, 544
 MAX_FRAMES, FRAME_MS, LAST_FRAME_MS = 48, 200, 2000
 FACE_SIDE, STEP_HEIGHT = 64, 22  # pixels in a frame
-QUALITY = 70  # of the film's WebP: a seventh of the bytes of one without loss
-INK = (29, 39, 51)  # the page's
+QUALITY = 70  # of the film's WebP, which takes a seventh of the bytes of lossless WebP
+INK = (29, 39, 51)  # the text colour of the page
 
 
 def grids(contents: Contents) -> list[Picture]:
-    """Return sample grids of fixed z over the training, the first and the last among them."""
+    """Return some of the sample grids of fixed z, including the first and the last."""
     pictures = []
     for path in _spread(contents.samples, MAX_GRIDS):
         step = int(path.stem)
@@ -35,9 +38,9 @@ def grids(contents: Contents) -> list[Picture]:
 
 
 def film(contents: Contents) -> tuple[Picture, Picture] | None:
-    """Return the first row of the sample grids as they follow each other: moving, and its end.
+    """Return a film of the first row of the sample grids, and the last frame as a still picture.
 
-    None where there are fewer than two.
+    Returns None if there are fewer than two grids.
     """
     paths = _spread(contents.samples, MAX_FRAMES)
     if len(paths) < 2:
@@ -49,14 +52,14 @@ def film(contents: Contents) -> tuple[Picture, Picture] | None:
 
 
 def neighbours(contents: Contents) -> list[tuple[Picture, Picture]]:
-    """Return generated faces of the first fixed z, each with the real face nearest to it."""
+    """Return generated faces of the first fixed z, each with the nearest real face."""
     generator, rows = contents.generator, contents.rows_to_look_among
     if generator is None or len(rows) == 0:
         return []
     real = contents.faces(rows)
     if real.shape[1] != generator.resolution:
         return []
-    # The z of the grids.
+    # These are the z of the first row of the sample grids.
     z = uniform_latents(contents.seed, range(COLUMNS), generator.latent_dim, stream="samples")
     made = contents.generate(z)
     return [
@@ -74,7 +77,7 @@ def neighbours(contents: Contents) -> list[tuple[Picture, Picture]]:
 
 
 def _spread(paths: Sequence[Location], count: int) -> list[Location]:
-    """Return at most `count` paths, evenly spread, the first and the last among them."""
+    """Return at most `count` evenly spread paths, including the first and the last."""
     picked = np.unique(np.linspace(0, len(paths) - 1, min(count, len(paths))).round())
     return [paths[int(i)] for i in picked]
 
@@ -99,12 +102,13 @@ def _frame(path: Location) -> np.ndarray:
 
 
 def _animate(frames: Sequence[np.ndarray]) -> str:
-    """Encode frames as a film that begins again after its last one."""
+    """Encode frames as a film that repeats for ever."""
     first, *others = [Image.fromarray(frame) for frame in frames]
     durations = [FRAME_MS] * len(others) + [LAST_FRAME_MS]
     data = io.BytesIO()
-    # kmax=1 makes every frame a whole one. Else the encoder leaves out changes too small to see,
-    # frame after frame: a face that changes slowly stays behind. OpenCV's cannot be told.
+    # kmax=1 encodes every frame as a whole. Otherwise the encoder leaves out changes too small to
+    # see in every frame, and a face that changes slowly would not change at all. OpenCV's encoder
+    # has no such setting.
     settings = {"quality": QUALITY, "kmin": 0, "kmax": 1, "loop": 0, "duration": durations}
     first.save(data, "WEBP", save_all=True, append_images=others, **settings)
     return data_uri(data.getvalue(), "webp")
