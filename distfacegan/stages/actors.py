@@ -1,8 +1,8 @@
-"""The Ray actors of a stage: as many as are wanted, and the dead replaced.
+"""The Ray actors of a stage. Their number is kept as wanted, and actors that die are replaced.
 
-An actor first waits for a place in the cluster; an autoscaling cluster grows because of those that
-wait. Then it constructs its worker. Then it is ready and is given shards. Ray restarts nothing: an
-actor that dies is replaced here.
+An actor first waits for a place in the cluster; waiting actors make an autoscaling cluster grow.
+The actor then constructs its worker. After that the actor is ready and is given shards. Ray does
+not restart actors: an actor that dies is replaced here.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from distfacegan.store.shards import Shard, ShardStats
 log = logging.getLogger(__name__)
 
 MAX_ATTEMPTS = 3  # at a shard, and at the start of the first worker
-# The loss of a node counts as an eighth of an attempt: the shard is not to blame, but it must not
+# The loss of a node counts as an eighth of an attempt: the shard is not to blame, but no shard may
 # be tried for ever.
 NODE_LOSS = 1 / 8
 START_AGAIN_S = 30.0  # seconds from a failed start to the next, while other workers are ready
 
 
 class WorkerError(DistfaceganError, RuntimeError):
-    """The workers of a stage cannot work at all."""
+    """The workers of a stage cannot start, or are lost for good."""
 
 
 class NodeLostError(DistfaceganError, RuntimeError):
@@ -40,14 +40,14 @@ class NodeLostError(DistfaceganError, RuntimeError):
 
 
 class Worker(Protocol):
-    """Does the work of a stage, a shard at a time. It knows nothing of Ray."""
+    """Does the work of a stage, shard by shard. A worker does not use Ray."""
 
     def run(self, shard: Shard) -> ShardStats:
-        """Do one shard, write what it makes, then its marker."""
+        """Compute one shard, write the shard's data, then its marker."""
 
 
 class _Host:
-    """The actor round a plain worker class, which knows nothing of Ray."""
+    """The actor around a plain worker object, which does not use Ray."""
 
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
@@ -61,17 +61,17 @@ class _Host:
 
 @dataclasses.dataclass(eq=False)
 class Actor:
-    """One actor, and the shards that it is at."""
+    """One actor and the numbers of its shards."""
 
     handle: Any
-    node: str | None = None  # None while it waits for a place in the cluster
-    ready: bool = False  # its worker is constructed
+    node: str | None = None  # None while the actor waits for a place in the cluster
+    ready: bool = False  # the worker is constructed
     shards: set[int] = dataclasses.field(default_factory=set)
-    alone: bool = False  # its shard has failed before: it gets no second one beside it
+    alone: bool = False  # the actor's shard failed before, so the actor gets no second shard
 
 
 class Actors:
-    """Actors with one worker each, of which each is at up to `slots` shards."""
+    """Actors with one worker each. An actor works on up to `slots` shards at once."""
 
     def __init__(
         self,
@@ -96,16 +96,16 @@ class Actors:
 
     @property
     def num_pending(self) -> int:
-        """How many actors wait for a place in the cluster."""
+        """The number of actors that wait for a place in the cluster."""
         return sum(actor.node is None for actor in self._actors)
 
     @property
     def num_starting(self) -> int:
-        """How many actors construct their worker at this moment."""
+        """The number of actors that are constructing their worker."""
         return sum(not actor.ready and actor.node is not None for actor in self._actors)
 
     def keep(self, wanted: int) -> None:
-        """Hold the number of actors at `wanted`; only pending ones are withdrawn."""
+        """Start actors until there are `wanted`; remove surplus actors that have no place yet."""
         self._wanted = wanted
         pending = [actor for actor in self._actors if actor.node is None]
         for actor in pending[: max(0, len(self) - wanted)]:
@@ -117,23 +117,23 @@ class Actors:
                 self._call(actor, "node")
 
     def free(self) -> list[Actor]:
-        """Return the actors that can take a shard, the idle ones first."""
+        """Return the actors that can take a shard, idle actors first."""
         return sorted(filter(self.can_take, self._actors), key=lambda actor: len(actor.shards))
 
     def can_take(self, actor: Actor) -> bool:
-        """Tell whether an actor can take a shard, or one more."""
+        """Tell whether an actor can take a shard, perhaps in addition to another one."""
         return actor.ready and not actor.alone and len(actor.shards) < self._slots
 
     def give(self, actor: Actor, shard: Shard, *, alone: bool) -> None:
-        """Give a shard to an actor, with nothing beside it if it is to be alone."""
+        """Give a shard to an actor; with `alone` the actor gets no other shard meanwhile."""
         actor.shards.add(shard.index)
         actor.alone = alone
         self._call(actor, "run", shard, index=shard.index)
 
     def wait(self, timeout: float) -> list[tuple[int, ShardStats | Exception]]:
-        """Wait for a call to end, and return the shards that ended with it, and how.
+        """Wait for one call to end; return the shards that ended, each with its stats or its error.
 
-        An actor that dies ends all of its shards. Raises where no worker can be constructed.
+        The death of an actor ends all of its shards. Raises if no worker can be constructed.
         """
         try:
             actor, method, index, future = self._ended.get(timeout=timeout)
@@ -162,7 +162,7 @@ class Actors:
         return []
 
     def start_no_more(self) -> None:
-        """Start no more actors, and remove those that are not ready."""
+        """Start no more actors, and remove the actors that are not ready."""
         self._wanted = 0
         for actor in [actor for actor in self._actors if not actor.ready]:
             self._remove(actor)
@@ -180,7 +180,8 @@ class Actors:
         )
 
     def _remove(self, actor: Actor) -> None:
-        # The process can outlive the loss of its node. It must not write beside its successor.
+        # The process may still run after its node is lost. It must not write at the same time as
+        # the actor that replaces it.
         ray.kill(actor.handle)
         self._actors.discard(actor)
 
@@ -194,11 +195,11 @@ class Actors:
         return [(index, cause) for index in actor.shards]
 
     def _start_failed(self, actor: Actor, cause: Exception) -> None:
-        """Remove an actor whose start failed; raise where that is the fault of the settings."""
+        """Remove an actor whose start failed; raise if the settings are the cause."""
         self._remove(actor)
         node_lost = isinstance(cause, NodeLostError)
         log.warning("%s could not start: %s", self._name, cause)
-        if any(other.ready for other in self._actors):  # the fault is the node's, not the settings'
+        if any(other.ready for other in self._actors):  # others started: the node is the cause
             self._start_again = 0.0 if node_lost else time.monotonic() + START_AGAIN_S
         elif isinstance(cause, DistfaceganError) and not node_lost:
             raise cause
@@ -206,17 +207,17 @@ class Actors:
             self._failed_starts += NODE_LOSS if node_lost else 1
         if self._failed_starts >= max(MAX_ATTEMPTS, self._wanted // 2):
             raise WorkerError(
-                f"{self._name} could not start on any node; the last time: {cause}"
+                f"{self._name} could not start on any node; the last error: {cause}"
             ) from cause
         self.keep(self._wanted)
 
 
 def _is_node_lost(actor: Actor, error: RayError) -> bool:
-    """Tell whether an actor was lost with its node, and not by a death of its own."""
+    """Tell whether an actor was lost because its node was lost."""
     if isinstance(error, ActorUnavailableError):
-        return True  # the node is silent; else it would have reported the death of the process
+        return True  # a node that answers would have reported the death of the process
     if not isinstance(error, ActorDiedError):
-        return False  # the process was killed for want of memory
+        return False  # the process was killed because the memory ran out
     if actor.node is None:
         return not error._actor_init_failed  # its constructor never ran
     alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}

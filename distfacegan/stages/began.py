@@ -1,4 +1,4 @@
-"""Faces to a generator: BEGAN, data parallel on Ray Train (the loop is in stages/training.py)."""
+"""Faces to a generator: BEGAN's data-parallel training on Ray Train (loop: stages/training.py)."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ from distfacegan.store.verification import Finding, check_networks
 log = logging.getLogger(__name__)
 
 MAX_FAILURES = 3  # in a row, without a new checkpoint between them
-# A change of the number of workers starts all of them anew, and loses the steps since the newest
-# checkpoint. Where nodes join one by one, the number changes no more often than this.
+# A change of the number of workers restarts all workers and loses the steps since the newest
+# checkpoint. The number therefore changes at most once in this time, even if nodes join one by one.
 RESIZE_EVERY_S = 60.0
-START_TIMEOUT_S = 5.0  # to wait for places that are there; Ray's default of 60 s is for a lost node
-# Operations a second of one H200, for the plan's guess: a tenth of the rate of its bf16 matrix
-# product.
+START_TIMEOUT_S = 5.0  # seconds to wait for the workers' places; Ray's default is 60
+# Operations a second of one H200, a guess for the plan: a tenth of the rate of a matrix product in
+# bf16.
 TRAINING_FLOPS = 0.8e14
 
 
@@ -51,18 +51,18 @@ class BeganStage(Stage):
     writes = ("began",)
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides the generator."""
+        """Return the settings that decide the generator."""
         section = job.spec.began
         assert section is not None
         without = {"workers", "min_workers", "compile", "checkpoint_every", "metrics_every"}
         found = section.model_dump(exclude={*without, "watch"})
-        if section.stall is not None:  # a stall is looked for whenever metrics are written
+        if section.stall is not None:  # every step that writes metrics checks for a stall
             every = (section.metrics_every, section.checkpoint_every, section.watch.every)
             found["stall_looked_for_every"] = list(every)
         return {"seed": job.spec.seed, **found}
 
     def inputs(self, job: Job) -> dict[str, Any]:
-        """Return the identity of the faces, and the shards that had none when training began."""
+        """Return the identity of the faces, and the shards not done when the training began."""
         record = job.run.record(self.name)
         without = _shards_missing(job.run) if record is None else record.inputs["without_shards"]
         return {"photos": job.run.identity("ingest"), "without_shards": without}
@@ -80,7 +80,7 @@ class BeganStage(Stage):
         else:
             cluster.require(section.min_workers, "began.min_workers", device)
         if without:
-            log.warning("began: trains without the shards %s, which are not done", without)
+            log.warning("began: training without the shards %s, which are not done", without)
         run.note(self.name, steps=section.steps)
         first = last_step(run)
         metrics.truncate(run.metrics, first)
@@ -121,13 +121,14 @@ class BeganStage(Stage):
             f"{section.resolution} on {least}{section.workers} workers; {numbers / 1e6:.2f} M "
             f"weights{faces}"
         )
-        # A step is a pass of G, and of D over real and generated faces. Back takes twice as long.
+        # A step is a forward pass of G, and of D over real and over generated faces. The backward
+        # pass takes twice as long as the forward pass: hence the factor 3.
         each = sizes.generator_flops(g) + 2 * sizes.discriminator_flops(d, section.resolution)
         seconds = section.steps * section.batch * 3 * each / TRAINING_FLOPS
         return Plan(work, section.steps, seconds)
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Time steps of one worker of those that share a batch; nothing is exchanged."""
+        """Time training steps of one worker on its share of a batch, without communication."""
         section = job.spec.began
         assert section is not None
         training = make_trainer(section, seed=0, device=device)
@@ -155,10 +156,11 @@ def _summary(meta: Mapping[str, Any]) -> str:
 
 
 def _train(spec: JobSpec, run: RunDirectory, without: list[int]) -> None:
-    """Train to the last step; after a failure that may pass, again from the newest checkpoint.
+    """Train to the last step. After a failure, continue from the newest checkpoint.
 
-    Raises what Ray says of the last failure when more than MAX_FAILURES brought no new checkpoint,
-    and at once an error of ours: no other attempt would mend it.
+    Raises Ray's error after more than MAX_FAILURES failures without a new checkpoint between them.
+    Raises a DistfaceganError of a worker at once, because another attempt would fail in the same
+    way.
     """
     assert spec.began is not None
     _, each = cluster.gpu_workers(None, spec.device)
@@ -166,7 +168,7 @@ def _train(spec: JobSpec, run: RunDirectory, without: list[int]) -> None:
     config = {"spec": spec, "root": run.root, "without_shards": without, "threads": threads}
     failures, reached = 0, last_step(run)
     while True:
-        remove_tree(run.began / "ray")  # Ray's own record of an attempt that is over
+        remove_tree(run.began / "ray")  # Ray's files about the attempt before
         try:
             cluster.off_main_thread(_trainer(spec, run, config).fit)
             return
@@ -190,7 +192,7 @@ def _train(spec: JobSpec, run: RunDirectory, without: list[int]) -> None:
 
 
 def _trainer(spec: JobSpec, run: RunDirectory, config: dict[str, Any]) -> Any:
-    """Return Ray's trainer; where the spec allows it, its number of workers follows the cluster."""
+    """Return Ray's trainer. With `min_workers` its number of workers follows the cluster's size."""
     section = spec.began
     assert section is not None
     number: dict[str, Any] = {"num_workers": section.workers}
@@ -211,18 +213,19 @@ def _trainer(spec: JobSpec, run: RunDirectory, config: dict[str, Any]) -> Any:
             name="train",
             storage_path=path,
             storage_filesystem=filesystem,
-            failure_config=ray.train.FailureConfig(max_failures=0),  # `_train` counts them
+            failure_config=ray.train.FailureConfig(max_failures=0),  # `_train` counts the failures
         ),
     )
-    # An elastic training gets the places that Ray 2.60 keeps under the id of its run, and those of
-    # a driver that was killed are kept for some 200 s: under the same id they are ours.
+    # Ray 2.60 reserves places for an elastic training under the id of its run, and keeps the
+    # reservation for some 200 s after the driver is killed. With the same id, the next driver gets
+    # the reserved places at once.
     same = files.digest(str(run.root).encode())
     object.__setattr__(trainer.train_run_context, "run_id", same)
     return trainer
 
 
 def _train_loop(config: dict[str, Any]) -> None:
-    """Train as one worker of those that there are now."""
+    """Train as one of the workers of this attempt."""
     context = ray.train.get_context()
     spec = config["spec"]
     torch.set_num_threads(config["threads"])
@@ -238,7 +241,7 @@ def _train_loop(config: dict[str, Any]) -> None:
 
 
 class _ShownProgress(threading.Thread):
-    """Shows the progress of a training that runs elsewhere, from the metrics it writes."""
+    """Shows the progress of a training in other processes, from the metrics that rank 0 writes."""
 
     def __init__(
         self, run: RunDirectory, progress: Progress, telemetry: Telemetry, first: int
@@ -253,7 +256,7 @@ class _ShownProgress(threading.Thread):
             try:
                 self._show()
             except (DistfaceganError, ObjectStoreError, OSError) as error:
-                log.warning("began: its metrics cannot be read now: %s", error)
+                log.warning("began: cannot read the metrics now: %s", error)
 
     def stop(self) -> None:
         self._over.set()
@@ -285,7 +288,7 @@ def _any_face(run: RunDirectory) -> bool:
 
 
 def _failures(error: ray.train.TrainingFailedError) -> list[Exception]:
-    """Return the errors of the workers that failed, or what Ray says of it."""
+    """Return the errors of the workers that failed, or Ray's error if there are none."""
     if isinstance(error, ray.train.WorkerGroupError):
         return list(error.worker_failures.values())
     return [error]

@@ -1,4 +1,4 @@
-"""The Ray cluster that a job runs on, and what a stage's workers take of it."""
+"""The Ray cluster that a job runs on, and the resources that a stage's workers take."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ from distfacegan.store.location import Location, file_system
 log = logging.getLogger(__name__)
 
 
-SAY_EVERY_S = 60.0  # between two lines of the log about what the job waits for
+SAY_EVERY_S = 60.0  # seconds between two log lines about the same wait
+# The name of a resource in an actor's options, and its name in the cluster.
 RESOURCES = {
     "num_gpus": "GPU",
     "num_cpus": "CPU",
-}  # the name of a resource: for an actor, and in the cluster
+}
 Device = Literal["auto", "cpu", "cuda"]
 Result = TypeVar("Result")
 
 
 @contextmanager
 def connect(**options: Any) -> Iterator[None]:
-    """Join the cluster of RAY_ADDRESS, or start Ray on this machine for as long as it is needed.
+    """Join the cluster of RAY_ADDRESS, or start Ray on this machine until the context ends.
 
-    `options` of ray.init are for a Ray of this machine. Meanwhile SIGTERM is a KeyboardInterrupt,
-    as SIGINT is: the stages end what they are at.
+    With `options`, which are passed to ray.init, Ray is always started on this machine. Inside the
+    context SIGTERM raises KeyboardInterrupt, as SIGINT does, so that the stages can finish the
+    shards in flight.
     """
     if ray.is_initialized():
         yield
@@ -49,14 +51,15 @@ def connect(**options: Any) -> Iterator[None]:
         context = ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise SpecError(
-            f"RAY_ADDRESS is {address}, but no Ray cluster takes us in there: {error}. Is it up? "
-            "Is its token set here (RAY_AUTH_MODE=token, RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)?"
+            f"RAY_ADDRESS is {address}, but no Ray cluster takes us in there: {error}. Is the "
+            "cluster up? Is its token set on this machine (RAY_AUTH_MODE=token, "
+            "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)?"
         ) from None
     log.info("Ray: %s", _size())
     if context.dashboard_url:
         log.info("Ray dashboard: http://%s", context.dashboard_url)
     try:
-        with _sigterm_interrupts():  # Ray has set a handler of its own, which ours replaces
+        with _sigterm_interrupts():  # after ray.init, because that sets a handler of Ray's own
             yield
     finally:
         ray.shutdown()
@@ -75,45 +78,47 @@ def _sigterm_interrupts() -> Iterator[None]:
 
 
 def device(asked: Device) -> Literal["cpu", "cuda"]:
-    """Return the torch device of the workers of GPU stages: by itself, what there is now."""
+    """Return the torch device of the workers of GPU stages; for `auto`, cuda if there is a GPU."""
     if asked == "auto":
         return "cuda" if _count("GPU") else "cpu"
     return asked
 
 
 def cpu_workers(asked: int | None) -> tuple[int | None, dict[str, float]]:
-    """Return the number of workers of a stage that wants cores, and what each takes.
+    """Return the number of workers of a stage on cores, and the resources of each: one core.
 
-    One core each. No number where the spec asks for none: as many as there is room for.
+    The number is None if the spec gives none: then there are as many workers as fit the cluster.
     """
     return asked, {"num_cpus": 1}
 
 
 def gpu_workers(asked: int | None, on: Device) -> tuple[int | None, dict[str, float]]:
-    """Return the number of workers of a stage that wants GPUs, and what each takes.
+    """Return the number of workers of a stage on GPUs, and the resources of each.
 
-    One GPU each; on the device cpu, one core each: the order of a sum depends on the number of
-    threads, and the results shall not depend on the number of workers.
+    A worker takes one GPU and one core, or on the device cpu one core. A worker never gets several
+    cores: the rounding of sums depends on the number of threads, and the results must not depend on
+    how many workers share the cores.
     """
     return (asked, {"num_gpus": 1, "num_cpus": 1}) if device(on) == "cuda" else cpu_workers(asked)
 
 
 def room(resources: Mapping[str, float]) -> int:
-    """Return how many actors that take these resources the cluster holds now; 1 at least."""
+    """Return how many actors of these resources fit the cluster now; 1 at least."""
     places = (_count(RESOURCES[name]) // number for name, number in resources.items())
     return max(1, int(min(places)))
 
 
 def describe(resources: Mapping[str, float]) -> str:
-    """Say what an actor takes, and what the cluster has."""
+    """Return, in words, the resources that each actor takes and those that the cluster has."""
     each = ", ".join(f"{number:g} {RESOURCES[name]}" for name, number in resources.items())
     return f"each takes {each}; the cluster has {_size()}"
 
 
 def require(workers: int, field: str, on: Device) -> None:
-    """Make sure that the cluster can hold workers at once: refuse to wait for ever for them.
+    """Check that the cluster has places for all workers at once; raises SpecError if not.
 
-    Where the spec asks for the device cuda, wait: an autoscaling cluster then starts nodes.
+    If the spec asks for the device cuda, wait for the places instead: an autoscaling cluster then
+    starts nodes.
     """
     resource = "GPU" if device(on) == "cuda" else "CPU"
     if on == "cuda":
@@ -126,18 +131,18 @@ def require(workers: int, field: str, on: Device) -> None:
 
 
 def _wait_for(workers: int, field: str) -> None:
-    """Reserve the places of workers until the cluster has them, and give them back."""
+    """Ask the cluster for the places of workers, wait until it has all of them, and free them."""
     each = {"num_gpus": 1.0, "num_cpus": 1.0}
     places = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * workers)
     try:
         while not places.wait(SAY_EVERY_S):
-            log.info("%s: %d workers wait for places: %s", field, workers, describe(each))
+            log.info("%s: %d workers are waiting for places: %s", field, workers, describe(each))
     finally:
         ray.util.remove_placement_group(places)
 
 
 def cpus_each(workers: int, on: Device) -> int:
-    """Return the most cores that each worker can have where `workers` find places; 1 at least."""
+    """Return the most cores that each worker can have if `workers` are to fit; 1 at least."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     on_gpus = device(on) == "cuda"
 
@@ -150,10 +155,10 @@ def cpus_each(workers: int, on: Device) -> int:
 
 
 def off_main_thread(call: Callable[[], Result]) -> Result:
-    """Return what `call` returns, called in another thread.
+    """Run `call` in another thread, wait for it, and return its result.
 
-    In the main thread Ray Train and Ray Tune 2.60 take SIGINT for themselves: the first ends the
-    process with code 0, the second the search, as if it were finished.
+    In the main thread Ray Train and Ray Tune 2.60 handle SIGINT themselves: Ray Train ends the
+    process with code 0, and Ray Tune ends the search as if it were finished.
     """
     future: Future[Result] = Future()
 
@@ -168,7 +173,7 @@ def off_main_thread(call: Callable[[], Result]) -> Result:
 
 
 def storage(folder: Location) -> tuple[str, pyarrow.fs.FileSystem | None]:
-    """Return the storage_path and storage_filesystem that mean a folder to Ray Train and Tune."""
+    """Return the storage_path and storage_filesystem by which Ray Train and Tune know a folder."""
     if isinstance(folder, Path):
         return str(folder), None
     path = str(folder).partition("://")[2]

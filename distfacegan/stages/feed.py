@@ -1,9 +1,10 @@
-"""What every step of a training sees: faces and latents, of one rank, made one step ahead.
+"""The faces and latents of every training step for one rank, prepared one step ahead.
 
-Faces that are at most `whole_gb` are shuffled as a whole and kept as uint8: on the GPU if they
-take at most half of what is free there, else in the worker's memory. More of them are streamed:
-each of 16 lanes keeps the shard it is at and reads the next one. The order is a function of the
-seed, the step and the stored faces: not of the memory, nor of the number of workers.
+If all faces take at most `whole_gb`, they are shuffled as a whole and kept in memory as uint8. They
+are kept on the GPU if they take at most half of its free memory, otherwise in the worker's memory.
+If all faces take more than `whole_gb`, they are streamed: each of 16 lanes keeps its current shard
+and reads its next shard. The order of the faces is a function of the seed, the step, the section
+and the stored faces. The order does not depend on the free memory or the number of workers.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from distfacegan.store.shards import Status
 
 LANES = 16
 READERS = 4  # threads that read shards
-BLOCK = 64  # faces shrunk at once: as floats they take four times their bytes, and more
+BLOCK = 64  # the faces that are shrunk at once; as floats they take more than four times the bytes
 
 
 class StoredFaces:
@@ -47,7 +48,7 @@ class StoredFaces:
         self.num_bytes = self.count * resolution**2 * 3
 
     def shard(self, number: int) -> np.ndarray:
-        """Return the faces of one of the shards that have some, u8 [n, r, r, 3]."""
+        """Return the faces of a shard, u8 [n, r, r, 3]; shards without a face have no number."""
         faces = groups.read(self._photos, "image", self._shards[number])[self._places[number]]
         side = self.resolution
         if faces.shape[1] == side:
@@ -56,7 +57,7 @@ class StoredFaces:
         return np.concatenate([to_faces(to_images(block, side)) for block in blocks])
 
     def sample(self, count: int, seed: int) -> np.ndarray:
-        """Return at most `count` faces, always the same: u8 [n, r, r, 3], of 16 shards."""
+        """Return at most `count` random faces of 16 shards, u8 [n, r, r, 3], fixed by the seed."""
         random = np.random.default_rng(seed)
         some = random.permutation(len(self._shards))[:LANES]
         each = -(-count // len(some))
@@ -77,7 +78,7 @@ class Feed:
         mine: slice,
         device: torch.device,
     ) -> None:
-        """`mine` are the rank's places of a batch. Reads the faces, where they are kept."""
+        """`mine` are the rank's places in a batch. Faces that are kept in memory are read here."""
         self._section, self._seed, self._mine, self._device = section, seed, mine, device
         whole = faces.num_bytes <= section.whole_gb * 1e9
         self._kept = _keep(faces, device) if whole else None
@@ -97,7 +98,10 @@ class Feed:
         return to_images(faces, device=self._device), z
 
     def _make(self, step: int) -> tuple[Tensor, Tensor]:
-        """Return the faces u8 [b, r, r, 3], or their rows in what the device keeps; and z."""
+        """Return the faces of a step, u8 [b, r, r, 3], and z.
+
+        If the faces are kept on the GPU, their row numbers are returned instead of the faces.
+        """
         section = self._section
         z = latents_of_step(self._seed, step, section.batch, section.latent_dim)[self._mine]
         if self._stream is not None:
@@ -111,15 +115,15 @@ class Feed:
         return self._to_fetch(faces), self._to_fetch(torch.from_numpy(z))
 
     def _to_fetch(self, tensor: Tensor) -> Tensor:
-        """Return the tensor in pinned memory if the device is a GPU, whose copy is then async."""
+        """Return the tensor, for a GPU in pinned memory, from where the copy is asynchronous."""
         return tensor.pin_memory() if self._device.type == "cuda" else tensor
 
 
 class _Stream:
     """The faces of one rank, read shard by shard.
 
-    A batch is divided among lanes, and each lane reads shards of its own. This holds the lanes that
-    give the rank's places of the batch.
+    A batch is divided among lanes, and each lane reads its own shards. This class holds the lanes
+    that fill the rank's places of the batch.
     """
 
     def __init__(self, faces: StoredFaces, batch: int, seed: int, mine: slice) -> None:
@@ -140,7 +144,7 @@ class _Stream:
 
     def _pieces(self, step: int) -> Iterator[np.ndarray]:
         taken = []
-        for lane, places in self._lanes:  # ask for all shards first, and wait for them afterwards
+        for lane, places in self._lanes:  # request all shards before waiting for any
             length = places.stop - places.start
             pieces = lane.take(step * length, length)
             taken += [(self._future(lane, piece.shard), piece.places) for piece in pieces]
@@ -164,7 +168,7 @@ class _Stream:
 
 
 def memory_bytes(section: Began, num_faces: int, shard_rows: int) -> tuple[int, bool]:
-    """Return about how many bytes of faces a worker keeps, and whether these are all faces."""
+    """Return the approximate bytes of faces that a worker keeps, and whether it keeps all faces."""
     face = section.resolution**2 * 3
     if num_faces * face <= section.whole_gb * 1e9:
         return num_faces * face, True
@@ -172,7 +176,7 @@ def memory_bytes(section: Began, num_faces: int, shard_rows: int) -> tuple[int, 
 
 
 def _keep(faces: StoredFaces, device: torch.device) -> Tensor:
-    """Return all faces, u8 [n, r, r, 3]: on the device if they leave half of it free."""
+    """Return all faces, u8 [n, r, r, 3], on the device if they fit half of its free memory."""
     fits = device.type == "cpu" or faces.num_bytes <= torch.cuda.mem_get_info(device)[0] / 2
     shape = (faces.count, faces.resolution, faces.resolution, 3)
     kept = torch.empty(shape, dtype=torch.uint8, device=device if fits else "cpu")

@@ -1,4 +1,4 @@
-"""Photos to faces: read, find the face, crop, resize; into photos/ of the store."""
+"""Photos to faces: each photo is read, its face found, cropped and resized, and stored."""
 
 from __future__ import annotations
 
@@ -28,10 +28,8 @@ from distfacegan.store.verification import Finding, check_group
 
 log = logging.getLogger(__name__)
 
-MEASURED = 512  # photos that are timed, at most
-NAMED = 10  # photos that cannot be read; `photos/status` knows all of them
-
-
+MEASURED = 512  # `measure` times about so many different photos
+NAMED = 10  # the log names so many unreadable photos at most; `photos/status` marks all
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 
 
@@ -41,7 +39,7 @@ class IngestWorker:
     def __init__(self, source: Source, store: Location, markers: Location, resolution: int) -> None:
         self._source, self._markers, self._resolution = source, markers, resolution
         self._photos = groups.open_group(store, "photos")
-        cv2.setNumThreads(1)  # one worker a core: more threads would only wait for each other
+        cv2.setNumThreads(1)  # each core has a worker, so more threads would not be faster
 
     def run(self, shard: Shard) -> ShardStats:
         """Read and crop the photos of one shard and commit the faces to the store."""
@@ -58,10 +56,10 @@ class IngestWorker:
 
 @dataclasses.dataclass(frozen=True)
 class Cropped:
-    """What became of a photo."""
+    """The result of one photo."""
 
     status: Status
-    brightness: float = np.nan  # of its middle half, in [0, 1]; NaN if it cannot be read
+    brightness: float = np.nan  # of the middle half, in [0, 1]; NaN for an unreadable photo
     face: np.ndarray | None = None  # u8 [R, R, 3]
     box: np.ndarray | None = None  # f32 [4], of the face, in pixels of the photo
 
@@ -95,7 +93,7 @@ class IngestStage(Stage):
     writes = ("latents.zarr/photos",)
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides the faces."""
+        """Return the settings that decide the faces, and the identity of the photos."""
         section = job.spec.ingest
         assert section is not None
         return {
@@ -110,7 +108,7 @@ class IngestStage(Stage):
         }
 
     def inputs(self, job: Job) -> dict[str, Any]:
-        """Return nothing: the photos are among the settings."""
+        """Return nothing: the settings include the identity of the photos."""
         return {}
 
     def execute(self, job: Job) -> Outcome:
@@ -146,7 +144,7 @@ class IngestStage(Stage):
         return Plan(f"{work} at {side}x{side}", photos.count)
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Time reading and cropping of photos all over the source."""
+        """Time the reading and cropping of photos from all parts of the source."""
         section = job.spec.ingest
         assert section is not None
         if not job.photos.here:
@@ -172,7 +170,7 @@ def _name_unreadable(source: Source, status: np.ndarray) -> None:
     if len(unreadable):
         names = ", ".join(source.keys[row] for row in unreadable[:NAMED])
         more = f" and {len(unreadable) - NAMED} more" if len(unreadable) > NAMED else ""
-        log.warning("ingest: cannot be read: %s%s", names, more)
+        log.warning("ingest: photos that cannot be read: %s%s", names, more)
 
 
 STAGE = IngestStage()

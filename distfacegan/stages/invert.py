@@ -1,4 +1,4 @@
-"""Faces to latents: finds for every face the z that reproduces it best, and stores it."""
+"""Faces to latents: finds for every face the z whose G(z) is nearest to the face."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ from distfacegan.store.verification import Finding, check_group, check_networks
 
 log = logging.getLogger(__name__)
 
-# Operations a second of one H200, for the plan's guess. They are a third of 790 TFLOP/s, the
+# Operations a second of one H200, a guess for the plan: a third of 790 TFLOP/s, which is the
 # measured rate of a matrix product in bf16.
 INVERSION_FLOPS = 2.6e14
-MEASURED_STEPS = 20  # of a search that `plan --measure` times
+MEASURED_STEPS = 20  # the steps of a search that `plan --measure` times
 FOUND = ("z", "loss", "steps")  # the fields of an Inversion that the store keeps
 
 
 class InvertWorker:
-    """Inverts the faces of shards with one generator on one device. It needs no Ray.
+    """Inverts the faces of shards with one generator on one device. A plain class, without Ray.
 
     `run` may be called from two threads at once: one computes while the other reads or writes.
     """
@@ -61,7 +61,7 @@ class InvertWorker:
         surrogate_folder: Location | None = None,
         device: str = "cpu",
     ) -> None:
-        """Load the generator and the surrogate, and open the stores; `batch` faces go together."""
+        """Load the networks and open the stores. `batch` faces are inverted at once."""
         torch.set_num_threads(1)  # the number of threads changes how sums are rounded
         self._photos = groups.open_group(photos, "photos")
         self._latents = groups.open_group(store, "latents")
@@ -92,8 +92,8 @@ class InvertWorker:
     def _search_again(
         self, shard: Shard, images: np.ndarray, arrays: dict[str, np.ndarray], retry: Retry
     ) -> dict[str, float]:
-        """Search again for the worst rows; return their number and how much their losses fell."""
-        assert retry.steps is not None  # a spec fills them in
+        """Search again for the worst rows; return the counts of rows and the sum of the gains."""
+        assert retry.steps is not None  # the spec fills in a missing number
         ok = np.flatnonzero(arrays["status"] == Status.OK)
         by_loss = ok[np.argsort(-arrays["loss"][ok], kind="stable")]
         worst = by_loss[: math.ceil(round(retry.worst * len(ok), 6))]
@@ -133,17 +133,17 @@ class InvertStage(Stage):
     writes = ("latents.zarr/latents", "invert")
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides the latents."""
+        """Return the settings that decide the latents."""
         section = job.spec.invert
         assert section is not None
         found = section.model_dump(exclude={"workers", "batch", "generator", "photos"})
         if not RECIPES[section.recipe].needs_surrogate:
             del found["surrogate"]
-        if section.generator is not None:  # reports weights that do not fit
+        if section.generator is not None:  # raises for weights that do not fit
             resolution = job.spec.ingest.resolution if job.spec.ingest else None
             job.generator(section.generator).check_resolution(resolution)
         if section.photos is not None:
-            RunDirectory(section.photos).identity("ingest")  # reports that there are no faces
+            RunDirectory(section.photos).identity("ingest")  # raises if there are no faces
         return {"seed": job.spec.seed, **found}
 
     def inputs(self, job: Job) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class InvertStage(Stage):
         photos_run = _photos_run(job)
         photos = groups.open_group(photos_run.latents, "photos")
         generator = _generator(job)
-        generator.check_resolution(groups.lengths(photos)["R"])  # reports weights that do not fit
+        generator.check_resolution(groups.lengths(photos)["R"])  # raises for weights that don't fit
         return {"photos": photos_run.identity("ingest"), "generator": generator.digest}
 
     def execute(self, job: Job) -> Outcome:
@@ -184,7 +184,7 @@ class InvertStage(Stage):
             worker,
             workers=cluster.gpu_workers(section.workers, job.spec.device),
             upstream=[shards.done(photos_run.markers("ingest"))],
-            in_flight=2,  # one is read or written while the other is computed
+            in_flight=2,  # one shard is read or written while the other is computed
         )
 
     def plan(self, job: Job) -> Plan:
@@ -204,7 +204,7 @@ class InvertStage(Stage):
         return Plan(work, photos.count, operations / INVERSION_FLOPS)
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Time the search for faces that the generator itself made."""
+        """Time the inversion of faces that the generator itself made."""
         section = job.spec.invert
         assert section is not None
         assert section.steps is not None
@@ -216,7 +216,7 @@ class InvertStage(Stage):
         z = torch.from_numpy(model.prior.draw(0, rows, model.latent_dim, stream="measure"))
         with torch.no_grad():
             shown = model(z.to(device))
-        untrained = Surrogate(  # takes as long as a trained one
+        untrained = Surrogate(  # an untrained surrogate takes as long as a trained one
             latent_dim=model.latent_dim,
             thumbnail=thumbnails(shown).shape[1],
             width=section.surrogate.width,
@@ -232,7 +232,7 @@ class InvertStage(Stage):
         return rates.rate(some) * steps / _steps_of_a_face(section)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check the latents, and the surrogate where the recipe has one."""
+        """Check the latents, and the surrogate if the recipe needs one."""
         recipe = RECIPES.get(record.settings.get("recipe", ""))  # None: a recipe of another version
         learns = recipe is not None and recipe.needs_surrogate
         yield from check_networks([run.surrogate], expected=learns and record.finished)
@@ -242,7 +242,7 @@ class InvertStage(Stage):
 def _steps_of_a_face(section: Invert) -> float:
     """Return the mean number of generator steps of a face."""
     retry = section.retry
-    assert section.steps is not None  # a spec fills them in
+    assert section.steps is not None  # the spec fills in a missing number
     if retry is None:
         return section.steps
     assert retry.steps is not None
@@ -250,9 +250,9 @@ def _steps_of_a_face(section: Invert) -> float:
 
 
 def _precision(asked: str, device: str, run: RunDirectory) -> str:
-    """Return the precision of the run, and record it.
+    """Return the precision of the run, and record the precision.
 
-    A run that resumes keeps the precision that `auto` meant when it began.
+    A resumed run keeps the precision that `auto` stood for in the first run.
     """
     record = run.record("invert")
     assert record is not None
@@ -263,7 +263,7 @@ def _precision(asked: str, device: str, run: RunDirectory) -> str:
 
 
 def _precision_on(asked: str, device: str) -> str:
-    """Return the precision that is meant on a device: `auto` depends on it."""
+    """Return the precision for a device: `auto` is fp32 on a CPU and bf16 on a GPU."""
     if asked != "auto":
         return asked
     return "fp32" if device == "cpu" else "bf16"

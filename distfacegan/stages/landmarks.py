@@ -1,4 +1,4 @@
-"""Faces to 49 landmarks each: a detector's, or the source's own carried through the crop."""
+"""Faces to 49 landmarks each: those of a detector, or the source's own, moved with the crop."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ from distfacegan.store.verification import Finding, check_group
 
 log = logging.getLogger(__name__)
 
-# Operations a second of one H200, for the plan's guess: fp32 in the detector's small layers.
+# Operations a second of one H200, a guess for the plan: fp32 in the detector's small layers.
 DETECTION_FLOPS = 3e13
-ROW_BYTES = 49 * 12 + 9  # of the landmarks, scores, deviation, disagreement and status of a face
-CALIBRATED_ON = 2000  # annotated faces at most, on which the detector's offset is measured
+ROW_BYTES = 49 * 12 + 9  # landmarks, scores, deviation, disagreement and status of a face
+# The detector's offset is measured on annotated faces: on so many at most, and at least.
+CALIBRATED_ON = 2000
 MIN_CALIBRATED_ON = 20
 STATUS_OF = {
     Doubt.NONE: Status.OK,
@@ -57,7 +58,7 @@ def statuses(doubt: np.ndarray) -> np.ndarray:
 class LandmarkWorker:
     """Finds the landmarks of shards of faces. A plain class: tests use it without Ray.
 
-    `run` may be called from two threads at once: one computes, the other reads or writes.
+    `run` may be called from two threads at once: one computes while the other reads or writes.
     """
 
     def __init__(
@@ -105,7 +106,7 @@ class LandmarkWorker:
             for i, detected in zip(with_face.tolist(), points, strict=True):
                 if i in own:
                     arrays["deviation"][i] = errors(detected[None], own[i][None])[0]
-        # A point beyond the crop is moved to its edge: L-Gen's sigmoid knows nothing else.
+        # A point beyond the crop is moved to its edge: L-Gen's sigmoid cannot give other points.
         arrays["points"][with_face], arrays["score"][with_face] = points.clip(0, 1), score
         arrays["disagreement"][with_face] = disagreement
         arrays["status"][with_face] = statuses(doubt)
@@ -133,7 +134,7 @@ class LandmarkStage(Stage):
     writes = ("latents.zarr/landmarks", "landmarks")
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides the landmarks."""
+        """Return the settings that decide the landmarks."""
         section = job.spec.landmarks
         assert section is not None
         kind_of_source = job.spec.ingest.source.kind if job.spec.ingest else ""
@@ -142,7 +143,7 @@ class LandmarkStage(Stage):
 
     def inputs(self, job: Job) -> dict[str, Any]:
         """Return the identity of the faces."""
-        if job.spec.ingest is not None:  # points of these photos and no others
+        if job.spec.ingest is not None:  # the points must be those of the stored photos
             job.check(ingest.STAGE)
         return {"photos": job.run.identity("ingest")}
 
@@ -172,7 +173,7 @@ class LandmarkStage(Stage):
             worker,
             workers=workers,
             upstream=[shards.done(run.markers("ingest"))],
-            in_flight=in_flight,  # one is read or written while the other is computed
+            in_flight=in_flight,  # of two shards, one is read or written, the other computed
         )
         if section.detector.finds and source is not None:
             _measure_offset(section, run, source, photos, landmarks)
@@ -190,7 +191,7 @@ class LandmarkStage(Stage):
         return Plan(work, photos.count, photos.count * detector.flops / DETECTION_FLOPS)
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Time the detector; what a face shows makes no difference."""
+        """Time the detector on black pictures, which take as long as faces."""
         section, side = job.spec.landmarks, job.photos.resolution
         assert section is not None
         if not section.detector.finds or side is None:
@@ -216,7 +217,7 @@ def _photos(job: Job) -> Source | None:
 
 
 def labelling(section: Landmarks) -> Labelling:
-    """Return how the faces of a job get their landmarks; its calibration is read.
+    """Return the labelling of a section, with the offset of its calibration.
 
     Raises RunDirectoryError if the calibration is of another detector.
     """
@@ -233,7 +234,7 @@ def labelling(section: Landmarks) -> Labelling:
 
 
 def labelling_settings(section: Landmarks) -> dict[str, Any]:
-    """Return what decides the landmarks of a face, as records hold it."""
+    """Return the settings that decide the landmarks of a face, in the form that records hold."""
     own = dataclasses.asdict(section.detector)  # type: ignore[call-overload]
     paths = {key: each for key, each in own.items() if isinstance(each, Path)}
     offset = labelling(section).offset
@@ -259,7 +260,7 @@ def _identity(detector: DetectorSettings) -> str:
 def _measure_offset(
     section: Landmarks, run: RunDirectory, source: Source, photos: zarr.Group, landmarks: zarr.Group
 ) -> None:
-    """Measure the detector on annotated photos, if there are some, and keep its calibration."""
+    """Compare the detector with the photos' annotations, if there are any, and keep its offset."""
     trusted = groups.read(landmarks, "status") == Status.OK
     good = np.flatnonzero(trusted & np.isfinite(groups.read(landmarks, "deviation")))
     good = good[:: -(-len(good) // CALIBRATED_ON) or 1]
@@ -269,7 +270,7 @@ def _measure_offset(
     points = groups.read(landmarks, "points")[good]
     found = calibrate(points, np.stack(own), _identity(section.detector))  # type: ignore[arg-type]
     used = labelling(section).offset
-    if used is not None:  # what is left of the offset was measured
+    if used is not None:  # the stored points are already corrected by `used`
         found = dataclasses.replace(found, offset=(np.array(found.offset) + used).tolist())
     calibrations.save(run.landmarks / calibrations.NAME, found)
     log.info(

@@ -1,4 +1,4 @@
-"""Latents and landmarks to L-Gen: the best of many variants, trained on all rows."""
+"""Latents and landmarks to L-Gen: the best of many variants is trained on all rows."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from distfacegan.store.verification import Finding, check_networks, check_presen
 log = logging.getLogger(__name__)
 
 MIN_ROWS = 50
-STEP_S = 5e-4  # of a training step on a GPU, for the plan: a guess
+STEP_S = 5e-4  # seconds of a training step on a GPU, a guess for the plan
 MEASURED_ROWS = 2000
 
 
@@ -49,7 +49,7 @@ def load_rows(
     if good.sum() < MIN_ROWS:
         raise RunDirectoryError(
             f"{run.latents}: {good.sum()} rows have both a latent and landmarks that are trusted; "
-            f"L-Gen needs {MIN_ROWS} at least (`distfacegan status` counts every status)"
+            f"L-Gen needs {MIN_ROWS} at least (`distfacegan status` counts the rows of each status)"
         )
     return groups.read(z_group, "z")[good], groups.read(points_group, "points")[good]
 
@@ -63,13 +63,13 @@ class LGenStage(Stage):
     writes = ("lgen",)
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides L-Gen."""
+        """Return the settings that decide L-Gen."""
         assert job.spec.lgen is not None
         found = job.spec.lgen.model_dump(exclude={"workers", "num_pairs", "num_fresh", "judge"})
         return {"seed": job.spec.seed, **found, "pairs": job.spec.pairs}
 
     def inputs(self, job: Job) -> dict[str, Any]:
-        """Return the identities of what L-Gen learns from, and of what it is judged by."""
+        """Return the identities of the data that L-Gen learns from and is judged by."""
         run = job.run
         found: dict[str, Any] = {}
         if pairs.STAGE.wanted(job.spec):
@@ -146,13 +146,14 @@ class LGenStage(Stage):
             return pair_rows.load_pairs(job.run)
         without = self.inputs(job)["without_shards"]
         if without:
-            log.warning("lgen: learns without the shards %s, which are not done", without)
+            log.warning("lgen: learning without the shards %s, which are not done", without)
         return load_rows(job.run, without)
 
     def _on_photos(self, job: Job, final: LandmarkGenerator) -> dict[str, Any]:
-        """Return the errors on the photos' latents against the photos' landmarks.
+        """Return L-Gen's errors on the photos' latents against the photos' landmarks.
 
-        They are fields of Evaluation. Empty where L-Gen learnt from photos, or there are none.
+        The keys are fields of Evaluation. The result is empty if L-Gen learnt from photos, or if
+        there are too few photos.
         """
         run = job.run
         if job.spec.pairs != "prior" or not (run.finished("invert") and run.finished("landmarks")):
@@ -162,7 +163,7 @@ class LGenStage(Stage):
             return {}
         try:
             z, points = load_rows(run)
-        except RunDirectoryError:  # there are too few
+        except RunDirectoryError:  # there are too few rows
             return {}
         mean = points.mean(axis=0, keepdims=True)
         return {
@@ -183,7 +184,7 @@ class LGenStage(Stage):
         return Plan(work, section.trials, steps * STEP_S * GPU_SHARE)
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Time epochs of the section's own variant, on latents and points of zeros."""
+        """Time epochs of the section's own variant on latents and points that are all 0."""
         section, rows = job.spec.lgen, _num_rows(job)
         assert section is not None
         if rows is None:
@@ -199,7 +200,7 @@ class LGenStage(Stage):
         return rates.rate(one_epoch) / (rows * section.epochs)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check the networks, and that what goes with them is there."""
+        """Check the networks, and that evaluation.json and trials.json exist."""
         folders = [run.lgen / "final", run.lgen / "held_out"]
         yield from check_networks(folders, expected=record.finished)
         if record.finished:
@@ -207,7 +208,7 @@ class LGenStage(Stage):
 
 
 def _num_rows(job: Job) -> int | None:
-    """Return how many rows L-Gen is to learn from; None where it is not known."""
+    """Return the number of rows that L-Gen is to learn from; None if the number is not known."""
     assert job.spec.lgen is not None
     of_prior, photos = job.spec.lgen.num_pairs, job.photos.count
     if job.spec.pairs == "prior":
@@ -222,7 +223,7 @@ def _shards_missing(run: RunDirectory) -> list[int]:
 
 
 def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Trial]) -> Evaluation:
-    """Return errors on the test rows, which neither training nor the choice has seen."""
+    """Return the errors on the test rows, which neither the training nor the search has seen."""
     _, test_points = rows.tensors(rows.test)
     mean_shape = lgen.mean_shape(rows.tensors(rows.train)[1]).expand_as(test_points)
     table_one = [trial.nme for trial in trials if trial.table_one]
@@ -238,7 +239,7 @@ def _evaluate(rows: Rows, chosen: lgen.LandmarkGenerator, trials: list[Trial]) -
 
 
 def _generator_digest(job: Job) -> str:
-    """Return the digest of the generator whose latents L-Gen learns."""
+    """Return the digest of the generator whose latents L-Gen learns from."""
     record = job.run.record("invert" if job.spec.pairs == "photos" else pairs.STAGE.name)
     assert record is not None
     return record.inputs["generator"]

@@ -1,4 +1,4 @@
-"""L-Gen held against the detector on generated faces, and how reliable its landmarks are."""
+"""L-Gen's errors against the detector on generated faces, and the reliability of the landmarks."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distfacegan.store import groups
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
-MIN_FACES = 50  # of those that a reliability is measured on
+MIN_FACES = 50  # a reliability is measured on so many faces at least
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,10 +29,10 @@ class FreshFaces:
 
     count: int
     z: np.ndarray  # f32 [M, Z]
-    points: np.ndarray  # f32 [M, 49, 2], the detector's
-    disagreement: np.ndarray  # f32 [M], of the detector's two views
-    shift: np.ndarray  # f32 [M], NaN where it was not measured
-    judged: np.ndarray  # f32 [M, 49, 2], a second detector's, NaN where there is none
+    points: np.ndarray  # f32 [M, 49, 2], the detector's points
+    disagreement: np.ndarray  # f32 [M], between the detector's two views
+    shift: np.ndarray  # f32 [M], NaN for faces without this measurement
+    judged: np.ndarray  # f32 [M, 49, 2], the second detector's points, NaN without any
 
     @property
     def seen_twice(self) -> np.ndarray:
@@ -52,10 +52,11 @@ def fresh_faces(run: RunDirectory) -> FreshFaces:
 
 
 def reliability(fresh: FreshFaces, networks: list[LandmarkGenerator]) -> dict[str, Reliability]:
-    """Return how reliable each label is, by its name, from the signs that it comes with.
+    """Return the reliability of each kind of label, by name.
 
-    The errors are against a second detector, without the mean offset of each landmark. Where there
-    is none, L-Gen alone can be judged: by the detector.
+    A reliability predicts the error of a label from signs such as the spread of the networks. The
+    errors are measured against a second detector, without the mean offset of each landmark. Without
+    a second detector only L-Gen's labels are judged, against the detector.
     """
     if len(networks) == 1 or len(fresh.z) < MIN_FACES:
         return {}
@@ -79,7 +80,7 @@ def reliability(fresh: FreshFaces, networks: list[LandmarkGenerator]) -> dict[st
 
 
 def audit(fresh: FreshFaces, run: RunDirectory, rows: Rows, final: LandmarkGenerator) -> Audit:
-    """Hold L-Gen against the detector on faces of fresh latents, beside what is simpler."""
+    """Measure L-Gen against the detector on faces of fresh latents, and simpler methods too."""
     found = Audit(count=fresh.count, trusted=len(fresh.z))
     if not len(fresh.z):
         return found
@@ -103,7 +104,10 @@ def audit(fresh: FreshFaces, run: RunDirectory, rows: Rows, final: LandmarkGener
 
 
 def _on_reconstructions(run: RunDirectory, final: LandmarkGenerator) -> dict[str, Any]:
-    """Return the errors on G(z) of photos' latents, if L-Gen has learnt none: fields of Audit."""
+    """Return L-Gen's errors on G(z) of photos' latents, as fields of Audit.
+
+    The result is empty if L-Gen has learnt from photos' latents.
+    """
     record = run.record(pairs.STAGE.name)
     assert record is not None
     rows, group = pair_rows.layout_of(run, record).photos, groups.open_group(run.latents, "pairs")
@@ -122,6 +126,6 @@ def predict(network: LandmarkGenerator, z: np.ndarray) -> np.ndarray:
 
 
 def _mean(values: np.ndarray) -> float | None:
-    """Return the mean of the values that are numbers; None without any."""
+    """Return the mean of the finite values; None if no value is finite."""
     values = values[np.isfinite(values)]
     return float(values.mean()) if len(values) else None

@@ -1,4 +1,4 @@
-"""The search for L-Gen's variant on Ray Tune, and the training of the one chosen."""
+"""The search for L-Gen's best variant on Ray Tune, and the training of the best variants."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ from distfacegan.store.run_directory import RunDirectory
 
 log = logging.getLogger(__name__)
 
-REPORTS = 20  # of a trial's error, over its epochs
-GPU_SHARE = 0.25  # of a GPU for one trial: the networks are small
+REPORTS = 20  # a trial reports its error about so often
+GPU_SHARE = 0.25  # the share of a GPU that a trial takes: the networks are small
 VARIED = [field.name for field in dataclasses.fields(Variant)]
 
 
 class Rows:
-    """The rows to learn from, and who may see them: training, validation, test."""
+    """The rows to learn from, split into rows for training, validation and test."""
 
     def __init__(self, z: np.ndarray, points: np.ndarray, section: LGen, seed: int) -> None:
         self.z, self.points = z, points
@@ -50,7 +50,7 @@ class Rows:
         return lgen.evaluate(network, *self.tensors(rows))["nme"]
 
     def tensors(self, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-        """Return copies of z and points at `rows`: what Ray shares cannot be written to."""
+        """Return copies of z and points at `rows`, because arrays shared by Ray are read-only."""
         return torch.from_numpy(self.z[rows]), torch.from_numpy(self.points[rows])
 
 
@@ -59,7 +59,7 @@ def choose(
 ) -> list[Trial]:
     """Try the variants; return the trials, the best first.
 
-    The section's own variant is the first trial. An interrupted search goes on where it stopped.
+    The section's own variant is tried first. An interrupted search continues where it stopped.
     """
     _keep_credentials_out_of_logs()
     variants = draw_variants(section, seed)
@@ -76,7 +76,7 @@ def choose(
             metric="nme",
             mode="min",
             num_samples=len(variants),
-            reuse_actors=True,  # a trial takes less time than an actor needs to start
+            reuse_actors=True,  # because the start of an actor takes longer than a trial
             search_alg=BasicVariantGenerator(
                 points_to_evaluate=list(map(dataclasses.asdict, variants))
             ),
@@ -111,24 +111,24 @@ def choose(
 
 
 def _keep_credentials_out_of_logs() -> None:
-    """Take back what Ray Tune does with the driver's AWS credentials.
+    """Stop Ray Tune from passing the driver's AWS credentials to the trials.
 
-    It hands them to the trials in a runtime environment, which Ray writes into its logs (2.60,
-    ray/tune/execution/class_cache.py). Every node has credentials of its own.
+    Ray Tune passes them in a runtime environment, which Ray writes into its logs (2.60,
+    ray/tune/execution/class_cache.py). Every node has its own credentials.
     """
     names = class_cache.ENV_VARS_TO_PROPAGATE
     names.difference_update({name for name in names if name.startswith("AWS_")})
 
 
 def own_variant(section: LGen) -> Variant:
-    """Return the variant that the section gives: Table I's, where it says nothing."""
+    """Return the variant that the section gives. The section's defaults are those of Table I."""
     return Variant(**{name: getattr(section, name) for name in VARIED})
 
 
 def draw_variants(section: LGen, seed: int) -> list[Variant]:
-    """Return the variants to try: the section's own, then others of the search space at random.
+    """Return the variants to try: the section's own, then random others of the search space.
 
-    Fewer than `trials` where the space holds no more.
+    There are fewer than `trials` if the search space has no more variants.
     """
     own = own_variant(section)
     choices = [getattr(section.search, name) for name in VARIED]
@@ -146,12 +146,12 @@ def _variant(choices: list[list[Any]], index: int) -> Variant:
 
 
 def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
-    """Return the interrupted search in a folder, if there is one that can go on."""
+    """Return the interrupted search in a folder; None if no search can be continued."""
     path, filesystem = cluster.storage(folder)
     if not tune.Tuner.can_restore(path, filesystem):
         return None
     if not any(found.name.startswith("experiment_state") for found in folder.iterdir()):
-        remove_tree(folder)  # stopped before Ray Tune had written what it restores from
+        remove_tree(folder)  # the search stopped before Ray Tune wrote its state
         return None
     try:
         return tune.Tuner.restore(
@@ -161,14 +161,17 @@ def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
             resume_errored=True,
             storage_filesystem=filesystem,
         )
-    except Exception as error:  # Ray pickles its state: another version can fail at anything
+    except Exception as error:  # Ray pickles its state, and another version may fail anywhere
         log.warning("lgen: the interrupted search cannot go on and begins anew: %s", error)
         remove_tree(folder)
         return None
 
 
 class _Show(tune.Callback):
-    """Shows every trial that ends. Ray pickles it with the search: the bar comes with the start."""
+    """Shows every trial that ends.
+
+    Ray pickles this object with the search, so the progress bar is only made at the first trial.
+    """
 
     def __init__(self, run: RunDirectory, trials: int, gpus_each: float) -> None:
         self._run, self._trials, self._ended = run, trials, 0
@@ -210,18 +213,18 @@ class _Show(tune.Callback):
             self._telemetry.__exit__()
 
     def get_state(self) -> dict[str, int]:
-        """Return what an interrupted search goes on with."""
+        """Return the state that Ray Tune keeps for the continuation of an interrupted search."""
         return {"ended": self._ended}
 
     def set_state(self, state: dict[str, int]) -> None:
-        """Go on from what `get_state` returned."""
+        """Continue with a state that `get_state` returned."""
         self._ended = state["ended"]
 
 
 def _trial(
     config: dict[str, Any], *, rows: ray.ObjectRef, epochs: int, seed: int, device: str
 ) -> None:
-    """Train the variant of Ray Tune's `config` and report its validation error now and then."""
+    """Train the variant of Ray Tune's `config`, and report its validation error about 20 times."""
     data = ray.get(rows) if isinstance(rows, ray.ObjectRef) else rows
     every = max(1, epochs // REPORTS)
 
@@ -238,9 +241,9 @@ def _trial(
 def fit(
     variants: Sequence[Variant], section: LGen, seed: int, rows: ray.ObjectRef, device: str
 ) -> tuple[LandmarkGenerator, list[LandmarkGenerator]]:
-    """Train the first variant on the training rows, and every variant on all rows, to the end.
+    """Train the first variant on the training rows, and every variant on all rows.
 
-    Variants of one shape are trained together. Each has a seed of its own.
+    Variants of one shape are trained together. Each variant has its own seed.
     """
     by_shape: dict[tuple[Any, ...], list[int]] = {}
     for i, variant in enumerate(variants):
@@ -275,5 +278,5 @@ def _fit(
 
 
 def gpu_share(device: str) -> float:
-    """Return what one trial takes of a GPU."""
+    """Return the share of a GPU that a trial takes."""
     return GPU_SHARE if device == "cuda" else 0

@@ -1,4 +1,4 @@
-"""A look at what the generator makes of a fixed set of z, beside real faces."""
+"""A look: a comparison of the generator's faces of fixed z with real faces."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from distfacegan.core.pixels import to_faces, to_images
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.stages.feed import StoredFaces
 
-NUM_FACES = 512  # generated ones, and real ones, that are compared
-NUM_NEAREST = 64  # generated ones whose nearest real face is searched, among
-NUM_AMONG = 1024  # real ones
+NUM_FACES = 512  # generated faces, and real faces, that are compared
+NUM_NEAREST = 64  # generated faces whose nearest real face is searched for
+NUM_AMONG = 1024  # real faces among which the nearest is searched for
 BATCH = 64
 
 
 class Look:
-    """Holds the z and the real faces that every look compares."""
+    """Holds the z and the real faces, which are the same in every look."""
 
     def __init__(self, faces: StoredFaces, trainer: BeganTrainer, seed: int) -> None:
         self._real = faces.sample(NUM_AMONG, seed)
@@ -33,10 +33,10 @@ class Look:
         self._real_diversity = diversity(some) if len(some) > 1 else 0.0
 
     def __call__(self, trainer: BeganTrainer) -> tuple[np.ndarray, dict[str, float]]:
-        """Return the generated faces, u8 [512, r, r, 3], and what is measured of them.
+        """Return the generated faces, u8 [512, r, r, 3], and the measures by name.
 
-        Real faces that are all the same, or one, are nothing to compare with: nothing is measured.
-        Pictures that are not numbers have no diversity.
+        Nothing is measured if there is only one real face, or if all real faces are the same.
+        Generated faces with values that are not finite get the diversity ratio 0.
         """
         generator = trainer.averaged or trainer.generator
         encoder = trainer.discriminator.encoder

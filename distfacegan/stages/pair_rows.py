@@ -1,4 +1,4 @@
-"""The rows of the group `pairs`: which of them L-Gen learns from, and which judge it."""
+"""The rows of the group `pairs`: those that L-Gen learns from, and those that judge L-Gen."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
-NUM_RECONSTRUCTED = 500  # photos whose reconstructions are labelled too, to judge L-Gen on them
-MIN_TRUSTED = 50  # pairs that L-Gen can learn from, at least
+NUM_RECONSTRUCTED = 500  # photos whose reconstructions are labelled too, to judge L-Gen
+MIN_TRUSTED = 50  # L-Gen needs so many pairs at least
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-    """Which rows of the group `pairs` are what, in this order."""
+    """The parts of the group `pairs`, in the order of their rows."""
 
     num_pairs: int  # latents of the prior, to learn from
     num_fresh: int  # latents of the prior, to judge L-Gen
@@ -46,12 +46,15 @@ class Layout:
 
 
 def photo_rows(layout: Layout, rows: np.ndarray, num_photos: int) -> list[int]:
-    """Return the photos of rows of the group `pairs`: they are spread evenly over all photos."""
+    """Return the photos of rows of the group `pairs`.
+
+    The photos of the group are spread evenly over all photos.
+    """
     return ((rows - layout.photos.start) * num_photos // layout.num_photos).tolist()
 
 
 def layout_of(run: RunDirectory, record: StageRecord) -> Layout:
-    """Return which rows of the group `pairs` of a run are what."""
+    """Return the layout of the group `pairs` of a run."""
     num_photos = 0
     if record.inputs["latents"] is not None:
         there = groups.num_rows(groups.open_group(run.latents, "latents"))
@@ -62,7 +65,7 @@ def layout_of(run: RunDirectory, record: StageRecord) -> Layout:
 def load_pairs(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
     """Return z [n, Z] and landmarks [n, 49, 2] of the trusted rows that L-Gen learns from.
 
-    Raises RunDirectoryError if there are too few.
+    Raises RunDirectoryError if there are too few such rows.
     """
     record = run.record("pairs")
     assert record is not None
@@ -75,8 +78,8 @@ def load_pairs(run: RunDirectory) -> tuple[np.ndarray, np.ndarray]:
         raise RunDirectoryError(
             f"{run.latents}/pairs: the detector trusts its landmarks on {good.sum()} of "
             f"{layout.num_pairs} generated faces; L-Gen needs {MIN_TRUSTED} at least. Look at the "
-            "faces (`distfacegan report`): perhaps the generator makes none yet. Or lower "
-            "landmarks.min_score, or raise landmarks.max_disagreement"
+            "faces (`distfacegan report`): perhaps the generator does not make faces yet. "
+            "Otherwise lower landmarks.min_score, or raise landmarks.max_disagreement"
         )
     return groups.read(group, "z")[good], groups.read(group, "points")[good]
 

@@ -1,7 +1,8 @@
-"""Latents to labelled faces: G(z) is generated, and the detector finds its landmarks.
+"""Latents to labelled faces: the faces G(z) are generated, and the detector finds their landmarks.
 
-L-Gen learns from these. A photo's landmarks are not those of its reconstruction, and the latents of
-photos lie elsewhere in the box than those of new faces.
+There are two reasons to let L-Gen learn from these faces and not from photos. The landmarks of a
+photo are not those of its reconstruction. The latents of photos lie elsewhere in the box of all z
+than the latents of new faces.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from distfacegan.store.verification import Finding, check_group
 
 SHARD_ROWS = 100
 NUM_SHIFTED = 200  # fresh faces that are labelled a second time, shifted by a pixel
-ROW_BYTES = 49 * 12 + 9  # of the labels of a face, beside its z
+ROW_BYTES = 49 * 12 + 9  # bytes of the labels of a face, without its z
 
 
 class PairWorker:
@@ -51,7 +52,7 @@ class PairWorker:
         judge: Labelling | None = None,
         device: str = "cpu",
     ) -> None:
-        torch.set_num_threads(1)  # the order of a sum depends on it
+        torch.set_num_threads(1)  # the number of threads changes how sums are rounded
         self._pairs, self._markers = groups.open_group(store, "pairs"), markers
         self._latents = groups.open_group(store, "latents") if layout.num_photos else None
         self._model = latent_model(weights.load_generator(generator).to(device))
@@ -77,7 +78,7 @@ class PairWorker:
         faces = self._faces(z[there])
         found = self._labeller(faces)
         arrays["z"][there] = z[there]
-        # A point beyond the face is moved to its edge: L-Gen's sigmoid knows nothing else.
+        # A point beyond the crop is moved to its edge: L-Gen's sigmoid cannot give other points.
         arrays["points"][there], arrays["score"][there] = found.points.clip(0, 1), found.score
         arrays["disagreement"][there] = found.disagreement
         arrays["status"][there] = landmarks.statuses(found.doubt)
@@ -89,7 +90,7 @@ class PairWorker:
             arrays["judged"][there[fresh]] = self._judge(faces[fresh]).points
 
     def _latents_of(self, rows: np.ndarray) -> np.ndarray:
-        """Return the z of some rows, f32 [n, Z]; NaN where a photo has none."""
+        """Return the z of some rows, f32 [n, Z]; NaN for a photo without a latent."""
         layout, dim = self._layout, self._model.latent_dim
         z = np.empty((len(rows), dim), np.float32)
         for part, stream in ((layout.prior, "pairs"), (layout.fresh, "audit")):
@@ -113,7 +114,10 @@ class PairWorker:
             return to_faces(self._model(torch.from_numpy(z).to(self._device)))
 
     def _moved(self, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Return what the landmarks of faces move by when the faces move a pixel to the right."""
+        """Return the errors of the landmarks when the faces are shifted a pixel to the right, [B].
+
+        The shift itself is subtracted from the landmarks first.
+        """
         moved = np.concatenate([faces[:, :, :1], faces[:, :, :-1]], axis=2)
         back = self._labeller(moved).points - np.array([1 / faces.shape[1], 0], np.float32)
         return nme(back, points)
@@ -129,13 +133,13 @@ class PairsStage(Stage):
     writes = ("latents.zarr/pairs",)
 
     def wanted(self, spec: JobSpec) -> bool:
-        """Tell whether faces are to be labelled: a detector is needed."""
+        """Tell whether the job labels generated faces. A job without a detector cannot."""
         if spec.lgen is None or not spec.has_detector:
             return False
         return spec.pairs != "photos" or spec.lgen.num_fresh > 0
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides the pairs."""
+        """Return the settings that decide the pairs."""
         section, detector = job.spec.lgen, job.spec.landmarks
         assert section is not None
         assert detector is not None
@@ -150,7 +154,7 @@ class PairsStage(Stage):
         }
 
     def unrecorded(self, spec: JobSpec) -> dict[str, Any]:
-        """Return how runs acted before a setting of the section, or of a detector, existed."""
+        """Return, for settings that old records lack, the values that old versions worked with."""
         assert spec.lgen is not None
         assert spec.landmarks is not None
         detectors = {"labelling": spec.landmarks, "judge": spec.lgen.judge}
@@ -205,7 +209,7 @@ class PairsStage(Stage):
             self, job, shards.split(layout.num_rows, SHARD_ROWS), worker, workers=workers
         )
         if not outcome.left and layout.num_pairs:
-            pair_rows.load_pairs(run)  # says so if too few of them are trusted
+            pair_rows.load_pairs(run)  # raises if too few pairs are trusted
         return outcome
 
     def plan(self, job: Job) -> Plan:
@@ -247,12 +251,12 @@ class PairsStage(Stage):
 
 
 def labelled_generator(job: Job) -> weights.LoadedGenerator:
-    """Return the generator whose faces are labelled; raises DistfaceganError if it is not there."""
+    """Return the generator whose faces are labelled; raises DistfaceganError without one."""
     return job.generator(weights.generator_path(job.run, _given_generator(job.spec)))
 
 
 def _given_generator(spec: JobSpec) -> Location | None:
-    """Return the generator that the sections name, if they name one."""
+    """Return the path of the generator that the spec names; None if the spec names no generator."""
     if spec.invert is not None:
         return spec.invert.generator
     return spec.synthesize.generator if spec.synthesize is not None else None

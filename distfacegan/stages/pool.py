@@ -1,10 +1,10 @@
 """The driver loop of every stage that works shard by shard.
 
-There is one actor per worker. An actor is given one shard at a time, or two: it then reads one
-while it computes the other. The driver counts the attempts at a shard and gives it out again. A
-shard that keeps failing is set aside and named, and the rest is finished. When no shard waits, an
-idle actor does a shard at which another actor is slow. That is safe: a shard is written whole, and
-only the first of the two marks it as done.
+There is one actor per worker. An actor is given one shard at a time, or two, so that it can read
+one shard while it computes the other. The driver gives a failed shard out again, and counts the
+attempts. A shard that keeps failing is set aside and named, and all other shards are finished. When
+no shard waits, an idle actor also does a shard at which another actor is slow. Two actors at one
+shard do no harm: each writes the shard as a whole, and only the first marks the shard as done.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ log = logging.getLogger(__name__)
 GRACE_S = 15.0  # seconds that the shards in flight get when the job is interrupted
 LOOK_EVERY_S = 2.0  # seconds between two looks at the size of the cluster
 TICK_S = 0.25
-TAKE_OVER_S = 1.0  # seconds after which a second actor may be given the same shard, at the least
-SAY_FIRST_S, SAY_EVERY_S = 10.0, 60.0  # until the log says what the job waits for
+TAKE_OVER_S = 1.0  # least number of seconds before a second actor is given the same shard
+SAY_FIRST_S, SAY_EVERY_S = 10.0, 60.0  # seconds to the first and to further log lines about a wait
 
 
 @dataclasses.dataclass(frozen=True)
 class SetAside:
-    """A shard that failed MAX_ATTEMPTS times, and how it failed last."""
+    """A shard that failed MAX_ATTEMPTS times, and the reason of the last failure."""
 
     shard: Shard
     reason: str
@@ -51,16 +51,16 @@ def run_shards(
 ) -> list[SetAside]:
     """Run ``worker().run(shard)`` for every shard in actors, and return the failures.
 
-    `resources` is what one actor takes (num_cpus, num_gpus). There are `num_workers` actors, some
-    of which may wait for a place in the cluster. None means as many as the cluster has room for;
-    the number then follows the cluster. An actor is given up to `in_flight` shards at once, and its
-    worker's `run` is called from as many threads. A shard that failed before runs alone, so that a
-    crash can be blamed on it. `on_done` is called for every shard, `on_failed` for every attempt
-    that failed, and `on_size` from time to time with the number of workers.
+    `resources` are those of one actor (num_cpus, num_gpus). There are `num_workers` actors, some
+    of which may wait for a place in the cluster. None means as many actors as fit the cluster,
+    also when the cluster grows or shrinks. An actor is given up to `in_flight` shards at once, and
+    its worker's `run` is called from as many threads. A shard that failed before runs alone, so
+    that a crash can be blamed on it. `on_done` is called for every shard that is done, `on_failed`
+    for every attempt that failed, and `on_size` from time to time with the number of workers.
 
-    Raises the DistfaceganError of a worker's constructor while no worker has started: the setting
-    is bad then, and not a node. After a KeyboardInterrupt no shard is given out; it is raised again
-    when the shards in flight have ended, or after GRACE_S.
+    Raises the DistfaceganError of a worker's constructor if no worker has started: then the
+    settings are the cause, and not a node. After a KeyboardInterrupt no more shards are given out;
+    KeyboardInterrupt is raised again when the shards in flight have ended, or after GRACE_S.
     """
     if not todo:
         return []
@@ -97,10 +97,10 @@ def run_shards(
 
 
 def _give(shards: _Shards, actors: Actors) -> None:
-    """Give every free actor a shard, while there is one for it."""
+    """Give shards to the free actors, as long as there are shards and free actors."""
     starting = actors.num_starting
     free = collections.deque(actors.free())
-    while free:  # idle actors come first: if they get nothing, no actor does
+    while free:  # idle actors come first: if an idle actor gets no shard, no other actor does
         actor = free.popleft()
         shard = shards.next(idle=not actor.shards, num_starting=starting)
         if shard is None:
@@ -113,7 +113,7 @@ def _give(shards: _Shards, actors: Actors) -> None:
 def _drain(shards: _Shards, record_ended: Callable[[], None]) -> None:
     """Wait until the shards in flight have ended, for GRACE_S at most."""
     log.warning(
-        "interrupted: the %d shards in flight have %.0f s to end; again, to stop at once",
+        "interrupted: the %d shards in flight have %.0f s to end; interrupt again to stop at once",
         shards.num_in_flight,
         GRACE_S,
     )
@@ -125,7 +125,7 @@ def _drain(shards: _Shards, record_ended: Callable[[], None]) -> None:
 def _say_what_is_waited_for(actors: Actors, resources: Mapping[str, float]) -> None:
     if actors.num_pending:
         log.info(
-            "waits for %d of %d workers: %s",
+            "%d of %d workers are waiting for a place: %s",
             actors.num_pending,
             len(actors),
             cluster.describe(resources),
@@ -137,17 +137,17 @@ class _Flight:
     """A shard that one or two actors work at."""
 
     shard: Shard
-    behind: bool  # the actor still worked at another shard when it got this one
+    behind: bool  # the actor was still busy with another shard when it got this shard
     started: float
     actors: int = 1
 
 
 class _Shards:
-    """The shards that wait, that are in flight, and that have failed."""
+    """The shards that wait, the shards in flight, and the shards that failed."""
 
     def __init__(self, todo: Sequence[Shard]) -> None:
         self._waiting = collections.deque(todo)
-        self._failed: collections.deque[Shard] = collections.deque()  # each waits for an idle actor
+        self._failed: collections.deque[Shard] = collections.deque()  # wait for idle actors
         self._flights: dict[int, _Flight] = {}
         self._attempts: collections.defaultdict[int, float] = collections.defaultdict(float)
         self._took_s: collections.deque[float] = collections.deque(maxlen=101)
@@ -159,18 +159,19 @@ class _Shards:
 
     @property
     def left(self) -> int:
-        """How many shards are neither done nor set aside."""
+        """The number of shards that are neither done nor set aside."""
         return len(self._waiting) + len(self._failed) + len(self._flights)
 
     def has_failed(self, shard: Shard) -> bool:
-        """Tell whether a shard has failed, other than with a node."""
+        """Tell whether a shard has failed, apart from a few losses of nodes."""
         return self._attempts.get(shard.index, 0) >= 1
 
     def next(self, *, idle: bool, num_starting: int) -> Shard | None:
-        """Return the shard for an actor, idle or at another shard; None where it gets none.
+        """Return the next shard for an actor; None if the actor is to get no shard now.
 
-        A second shard is given only while there are enough for the actors that start, and while
-        none waits for an idle actor.
+        `idle` says whether the actor has no other shard. A second shard is given only if enough
+        shards are left for the actors that are starting, and if no failed shard waits for an idle
+        actor.
         """
         if idle and self._failed:
             shard = self._failed.popleft()
@@ -182,9 +183,10 @@ class _Shards:
         return shard
 
     def _take_over(self) -> Shard | None:
-        """Return a shard in flight that a second actor may do sooner.
+        """Return a shard in flight that a second actor may finish sooner; None without one.
 
-        The one last queued behind another; else the oldest, if others took less time than it has.
+        The first choice is the newest shard that was given to a busy actor. The second choice is
+        the oldest shard that already takes longer than shards usually take.
         """
         now = time.monotonic()
         slow_s = max(TAKE_OVER_S, statistics.median(self._took_s or [math.inf]))
@@ -200,11 +202,11 @@ class _Shards:
         behind = [flight for flight in slow if flight.behind]
         flight = behind[-1] if behind else slow[0]  # in the order of their starts
         flight.actors += 1
-        log.debug("%s: a second worker is at it", flight.shard)
+        log.debug("%s: a second worker starts on it", flight.shard)
         return flight.shard
 
     def say_what_is_slow(self) -> None:
-        """Log the shards that take far longer than others, or than a minute where none is done."""
+        """Log the shards that take 10 times longer than others do, and at least a minute."""
         now = time.monotonic()
         slow_s = max(SAY_EVERY_S, 10 * statistics.median(self._took_s or [0.0]))
         for flight in self._flights.values():
@@ -212,10 +214,10 @@ class _Shards:
                 log.warning("%s has been worked at for %.0f s", flight.shard, now - flight.started)
 
     def end(self, index: int, outcome: ShardStats | Exception) -> ShardStats | None:
-        """Record how one actor ended a shard; return the shard's record if it is done now."""
+        """Record the end of one attempt at a shard; return the shard's stats if it is done now."""
         flight = self._flights.get(index)
         if flight is None:
-            return None  # another actor finished it first
+            return None  # another actor finished the shard first
         if isinstance(outcome, ShardStats):
             del self._flights[index]
             self._took_s.append(time.monotonic() - flight.started)

@@ -1,4 +1,4 @@
-"""Progress: a bar with rate and ETA on a terminal, a line now and then in a log."""
+"""Progress: a bar with rate and ETA on a terminal, a line every 10 seconds in a log."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ LINE_EVERY_S = 10.0
 
 
 class Progress:
-    """Counts what is done of `total`; `initial` was done by earlier runs."""
+    """Counts the units done of `total`. Earlier runs did `initial` of them."""
 
     def __init__(self, name: str, total: int, unit: str, initial: int = 0) -> None:
         self._name, self._total, self._unit = name, total, unit
@@ -46,7 +46,7 @@ class Progress:
         self._bar.close()
 
     def advance(self, count: int, note: str = "") -> None:
-        """Add what has been done since; `note` is shown behind the figures."""
+        """Add `count` units to those done; `note` is shown behind the figures."""
         self._done += count
         self._bar.set_postfix_str(note, refresh=False)
         self._bar.update(count)

@@ -1,4 +1,4 @@
-"""How fast one worker is: timed on this machine, for `plan --measure`."""
+"""The speed of one worker, timed on this machine for `plan --measure`."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 
 import torch
 
-TIMED_S = 4.0  # seconds that a stage is timed for, at least
+TIMED_S = 4.0  # a stage is timed for so many seconds at least
 
 
 def rate(work: Callable[[], int]) -> float:
-    """Return the units a second that `work` does; a call does some units and returns how many.
+    """Return the units a second that `work` does. A call of `work` returns its number of units.
 
-    The first call warms up and does not count. The median of the other calls does.
+    The first call warms up and is not counted. The result is the median over the other calls.
     """
     work()
     started = time.perf_counter()
@@ -31,7 +31,7 @@ def rate(work: Callable[[], int]) -> float:
 
 
 def measured_device(asked: str) -> str:
-    """Return what a worker would compute on here: "cuda" or "cpu"."""
+    """Return the device that a worker would use on this machine: "cuda" or "cpu"."""
     return "cuda" if asked != "cpu" and torch.cuda.is_available() else "cpu"
 
 

@@ -1,4 +1,4 @@
-"""The report as a stage: made again whenever another stage has changed something."""
+"""The report as a stage. The report is made again when another stage has changed something."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class ReportStage(Stage):
         return {}
 
     def inputs(self, job: Job) -> dict[str, Any]:
-        """Return nothing: any part of a run directory will do."""
+        """Return nothing: the report needs no particular stage."""
         return {}
 
     def execute(self, job: Job) -> Outcome:
@@ -40,7 +40,7 @@ class ReportStage(Stage):
         return Plan("a page and its numbers")
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check that the page is there."""
+        """Check that the page exists."""
         if record.finished:
             yield from check_present([run.report / "index.html"])
 

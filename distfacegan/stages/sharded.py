@@ -1,4 +1,7 @@
-"""What the stages that work shard by shard have in common: what is left to do, and the record."""
+"""The common part of all stages that work shard by shard.
+
+It finds the shards that are left to do, runs them, and records the run.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +31,11 @@ def finish_shards(
     upstream: Sequence[Collection[int]] = (),
     in_flight: int = 1,
 ) -> Outcome:
-    """Finish a stage whose record was begun: run every shard that has no marker yet.
+    """Run every shard of a stage that has no marker yet. The stage must have a record.
 
-    `worker` constructs the worker of an actor, which is given up to `in_flight` shards at once,
-    from as many threads. `upstream` gives the done shards of the stages that this one reads. A
-    shard that one of them lacks is left for the next run.
+    `worker` constructs the worker of an actor. The worker is given up to `in_flight` shards at
+    once, from as many threads. `upstream` gives the done shards of each stage that this stage
+    reads. A shard that is not done in one of these stages is left for the next run.
     """
     started = time.time()
     num_rows = sum(map(len, plan))
@@ -74,7 +77,7 @@ def finish_shards(
 
 
 class _Tally:
-    """What is done of a stage, by this run and those before."""
+    """The shards of a stage that this run and earlier runs have done."""
 
     def __init__(self, markers: list[ShardStats]) -> None:
         self.done: set[int] = set()
@@ -104,7 +107,7 @@ def _end(
     started: float,
     num_todo: int,
 ) -> Outcome:
-    """Record how the run of a stage went."""
+    """Record the run of a stage, and return its outcome."""
     for failure in set_aside:
         log.error("%s: %s set aside: %s", stage.name, failure.shard, failure.reason)
     left = num_shards - len(tally.done)
@@ -121,5 +124,5 @@ def _end(
     except OSError as error:
         if not left:
             raise
-        log.error("%s: no record is kept of this run: %s", stage.name, error)  # the disk is full
+        log.error("%s: no record is kept of this run: %s", stage.name, error)  # such as a full disk
     return Outcome(tally.in_words(), left, list(names))

@@ -1,4 +1,4 @@
-"""How much there is to do: read from the spec, the photos, the networks and the run directory."""
+"""The amount of work, computed from the spec, the photos, the networks and the run directory."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ PAPER_LATENT_DIM = 64
 
 @dataclasses.dataclass(frozen=True)
 class Photos:
-    """The photos of a job, or the faces that were made of them."""
+    """The photos of a job, or the faces that were cropped from them."""
 
     count: int | None  # None: not known
-    here: bool  # the source can be read
+    here: bool  # the source can be read on this machine
     source: str  # in words
     shard_rows: int | None
-    resolution: int | None  # of a face, pixels a side
+    resolution: int | None  # the side of a face, in pixels
 
 
 def photos(job: Job) -> Photos:
-    """Return what is known of the photos; lists the source, if there is one."""
+    """Return the known facts about the photos, after listing their source if there is a source."""
     section = job.spec.ingest
     if section is not None:
         count, here, said = _listed(job)
@@ -66,9 +66,9 @@ def _listed(job: Job) -> tuple[int | None, bool, str]:
 
 
 def generator(job: Job, given: Location | None) -> Generator | None:
-    """Return the generator that a section uses: the one on disk, or one of the size to be trained.
+    """Return the generator of a section from disk, or an untrained generator of the size to train.
 
-    None where neither is known.
+    Returns None if there are neither weights nor a section began.
     """
     try:
         return job.generator(weights.generator_path(job.run, given)).network
@@ -79,14 +79,14 @@ def generator(job: Job, given: Location | None) -> Generator | None:
 
 
 def latent_dim(job: Job) -> int:
-    """Return the length of the z that the inversion finds; the paper's where it is not known."""
+    """Return the length of z for the inversion's generator; the paper's if that is not known."""
     section = job.spec.invert
     network = generator(job, section.generator if section else None)
     return PAPER_LATENT_DIM if network is None else network.latent_dim
 
 
 def began_shape(section: Began) -> dict[str, Any]:
-    """Return the sizes of the networks that a section trains, as their constructors take them."""
+    """Return the arguments for the constructors of the networks that a section trains."""
     names = ("resolution", "latent_dim", "width", "levels", "skip_connections")
     return {name: getattr(section, name) for name in names}
 
@@ -110,7 +110,7 @@ def discriminator_flops(network: Discriminator, resolution: int) -> float:
 
 
 def in_shards(rows: int | None, shard_rows: int | None, row_bytes: float | None) -> str:
-    """Say how many rows there are, in how many shards, of how many bytes at most."""
+    """Return a text with the numbers of rows and shards, and the largest size in bytes."""
     if rows is None or shard_rows is None:
         return "as many rows as there are photos"
     text = f"{rows:,} rows in {-(-rows // shard_rows):,} shards of {shard_rows}"

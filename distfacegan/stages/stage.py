@@ -1,4 +1,4 @@
-"""What every stage is, and the job that it is a part of."""
+"""The base class of all stages, and the job that runs them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distfacegan.store.verification import Finding
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What a stage has, and what is left of it for the next run of the same job."""
+    """The result of a stage's run, and the shards that are left for the next run of the job."""
 
     summary: str
     left: int = 0  # shards without a marker
@@ -29,15 +29,15 @@ class Outcome:
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-    """What a stage has to do."""
+    """The work of a stage."""
 
     work: str  # in words
-    amount: int | None = None  # of the stage's unit; None: not known
-    gpu_seconds: float | None = None  # of one H200, a guess; None: none, or not known
+    amount: int | None = None  # in the stage's unit; None: not known
+    gpu_seconds: float | None = None  # a guess for one H200; None: no GPU is used, or not known
 
 
 class Job:
-    """A checked spec, its run directory, and what several stages need: each is loaded once."""
+    """A checked spec, its run directory, and data for several stages that is loaded only once."""
 
     def __init__(self, spec: JobSpec) -> None:
         self.spec, self.run = spec, RunDirectory(spec.run)
@@ -58,81 +58,84 @@ class Job:
 
     @functools.cached_property
     def photos(self) -> sizes.Photos:
-        """What is known of the photos, or of the faces that were made of them."""
+        """The known facts about the photos, or about the faces that were cropped from them."""
         return sizes.photos(self)
 
     def settings(self, stage: Stage) -> dict[str, Any]:
-        """Return what decides the output of a stage, as `Stage.settings` does."""
+        """Return `stage.settings` of this job, computed only once."""
         if stage.name not in self._settings:
             self._settings[stage.name] = stage.settings(self)
         return self._settings[stage.name]
 
     def check(self, stage: Stage, inputs: Mapping[str, Any] | None = None) -> None:
-        """Raise RunDirectoryError where a stage was begun with other settings, or other inputs."""
+        """Raise RunDirectoryError if a stage was begun with other settings or other inputs."""
         unrecorded = stage.unrecorded(self.spec)
         self.run.check(stage.name, self.settings(stage), inputs, unrecorded)
 
     def begin(self, stage: Stage) -> None:
-        """Record what a stage is begun with, or check that it is what it was begun with."""
+        """Record the settings and inputs of a stage, or check them against an existing record."""
         inputs = stage.inputs(self)
         self.check(stage, inputs)
         if self.run.record(stage.name) is None:
-            # What is left without a record is deleted: nobody knows its settings.
+            # Output without a record is deleted, because its settings are not known.
             self.run.clear(stage.name, stage.writes)
             self.run.begin(stage.name, self.settings(stage), inputs)
 
     def forget_generators(self) -> None:
-        """Load generators again: those of this run were deleted."""
+        """Load generators again at their next use, because this run's generators were deleted."""
         self._generators.clear()
 
 
 class Stage(abc.ABC):
-    """One kind of work. Everything that the rest of the program knows of it is asked of it."""
+    """One stage of a job. All facts about a stage are attributes or methods of its class."""
 
-    name: ClassVar[str]  # its record and its markers in a run directory
-    section: ClassVar[str]  # of a spec that asks for it: its name, where it says nothing else
-    unit: ClassVar[str] = "rows"  # what it counts
-    reads: ClassVar[tuple[str, ...]] = ()  # the stages whose output it reads
-    writes: ClassVar[tuple[str, ...]]  # the folders of the run directory that are its own
+    name: ClassVar[str]  # also the name of the stage's record and folder of markers
+    section: ClassVar[str]  # the section of a spec that asks for the stage; by default `name`
+    unit: ClassVar[str] = "rows"  # the things that the stage counts
+    reads: ClassVar[tuple[str, ...]] = ()  # the stages whose output the stage reads
+    writes: ClassVar[tuple[str, ...]]  # the folders of the run directory that the stage owns
 
     def __init_subclass__(cls) -> None:
         cls.section = getattr(cls, "section", cls.name)
 
     def wanted(self, spec: JobSpec) -> bool:
-        """Tell whether it is a part of a spec's job."""
+        """Tell whether the spec asks for the stage."""
         return getattr(spec, self.section) is not None
 
     def unrecorded(self, spec: JobSpec) -> dict[str, Any]:
-        """Return how runs acted that were begun before a setting existed, by setting."""
+        """Return, for settings that old records lack, the values that old versions worked with."""
         return getattr(spec, self.section).unrecorded()
 
     @abc.abstractmethod
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides its output; a run is resumed only with the same.
+        """Return the settings that decide the output; a run is resumed only with equal settings.
 
-        Raises DistfaceganError where the spec asks for what cannot be had.
+        Raises DistfaceganError if the spec asks for something that is missing or does not fit.
         """
 
     @abc.abstractmethod
     def inputs(self, job: Job) -> dict[str, Any]:
-        """Return the identities of what it reads; raises DistfaceganError if it is not there."""
+        """Return the identities of the data that the stage reads.
+
+        Raises DistfaceganError if the data is missing.
+        """
 
     @abc.abstractmethod
     def execute(self, job: Job) -> Outcome:
-        """Finish it, however much of it is done."""
+        """Do all the work of the stage that earlier runs have not done."""
 
     @abc.abstractmethod
     def plan(self, job: Job) -> Plan:
-        """Return what there is to do; reads the listing of the photos, and networks on disk."""
+        """Return the work of the stage, from the listing of the photos and the networks on disk."""
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Return the units a second of one worker on `device`: "cuda" or "cpu", one thread.
+        """Time one worker for some seconds; return its units a second.
 
-        It is timed now, for some seconds. None where there is nothing to time, or where what it
-        works on is not here.
+        `device` is "cuda", or "cpu" for one thread. Returns None if there is nothing to time, or if
+        the data for the work is not on this machine.
         """
         return None
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check what it wrote; discard what is damaged, and nothing else."""
+        """Check the output of the stage; discard damaged data and nothing else."""
         yield from ()
