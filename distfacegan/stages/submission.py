@@ -1,7 +1,8 @@
-"""Jobs on a cluster, through Ray Jobs: submitted, followed, listed, cancelled.
+"""Jobs on a cluster, which are submitted, followed, listed and cancelled through Ray Jobs.
 
-What is sent is a resolved job.yaml and this package's own code. The cluster keeps the job's log and
-its state, so that whoever submitted it can leave, and come back from anywhere.
+A submission sends a resolved job.yaml and the code of this package. The cluster keeps the log and
+the state of the job. The user can therefore close the terminal, and follow the job again later from
+any machine.
 """
 
 from __future__ import annotations
@@ -33,31 +34,31 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PACKAGE = Path(__file__).parents[1]
-RUN_KEY = (
-    "distfacegan_run"  # key of a job's metadata: its run directory. Jobs that have the key are ours
-)
+# The metadata of each of our jobs holds its run directory under this key. Other jobs have no such
+# key.
+RUN_KEY = "distfacegan_run"
 
 STOP_WAIT_S = 30  # seconds between SIGTERM and SIGKILL, in which the shards in flight are finished
-TIMEOUT_S = (5, 30)  # seconds: to connect, and to get an answer
-QUIET_S = 60.0  # seconds without a new line of the log after which it is opened again
-PATIENCE_S = 60.0  # seconds without an answer after which a job is no longer followed
+TIMEOUT_S = (5, 30)  # seconds to connect, and seconds to get an answer
+QUIET_S = 60.0  # after so many seconds without a new line, the log is opened again
+PATIENCE_S = 60.0  # after so many seconds without an answer, a job is no longer followed
 
-# What a request that did not get through raises: requests' errors are OSErrors, and Ray's client
-# has a RuntimeError for every answer but 200.
+# The errors of a failed request: errors of the package requests are OSErrors, and Ray's client
+# raises a RuntimeError for every answer but 200.
 LOST = (OSError, RuntimeError, aiohttp.ClientError)
 
 
 class ClusterError(DistfaceganError, ConnectionError):
-    """A cluster that cannot be reached, or that refuses us."""
+    """A cluster that cannot be reached, or that refuses a request."""
 
 
 class JobError(DistfaceganError, LookupError):
-    """A job that is not there, or that is in no state for what is asked."""
+    """A job that does not exist, has already ended, or does not stop."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What a cluster knows of one of our jobs; times in seconds of the Unix clock."""
+    """A cluster's facts about one of our jobs. Times are in seconds of the Unix clock."""
 
     id: str
     name: str
@@ -68,7 +69,7 @@ class Job:
 
 
 class _Client(JobSubmissionClient):
-    """Ray's client, but it does not wait for an answer for ever."""
+    """Ray's client, with a limit on the time that it waits for an answer."""
 
     def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
         return super()._do_request(method, endpoint, timeout=TIMEOUT_S, **options)
@@ -82,11 +83,11 @@ class Cluster:
         url = urlsplit(self.address)
         if url.scheme not in ("http", "https") or not url.netloc:
             raise ClusterError(f"--address {address}: expected the head's, like http://HEAD:8265")
-        # Ray's client lets this variable, and after it RAY_ADDRESS, overrule its own argument
+        # In Ray's client this variable, or else RAY_ADDRESS, overrules the address in the argument
         # (Ray 2.60, get_address_for_submission_client).
         os.environ["RAY_API_SERVER_ADDRESS"] = self.address
         for handler in logging.getLogger("ray").handlers:
-            handler.setLevel(logging.WARNING)  # otherwise every upload and connection is a line
+            handler.setLevel(logging.WARNING)  # no log line for every upload and connection
         with self._explained():
             self._client = _Client(self.address)
 
@@ -100,7 +101,8 @@ class Cluster:
     ) -> str:
         """Send a job, and return its submission id.
 
-        It runs this package's code, or with `installed` what the cluster's nodes have installed.
+        The job runs the code of this package, or with `installed` the version of the package that
+        is installed on the cluster's nodes.
         """
         from distfacegan import specfile  # specfile imports torch, which takes seconds
 
@@ -117,8 +119,8 @@ class Cluster:
             }
             if not installed:
                 environment["py_modules"] = [str(PACKAGE)]
-            # The entrypoint is a line of shell. It asks for no resources: a job that waits for
-            # some cannot be stopped (Ray 2.60).
+            # The entrypoint is a shell command. It asks for no resources, because a job that waits
+            # for resources cannot be stopped (Ray 2.60).
             with self._explained():
                 self._client.submit_job(
                     submission_id=job,
@@ -129,11 +131,11 @@ class Cluster:
         return job
 
     def link(self, job: str) -> str:
-        """Return the page of a job in Ray's dashboard."""
+        """Return the URL of a job in Ray's dashboard."""
         return f"{self.address}/#/jobs/{job}"
 
     def advice(self, job: str) -> str:
-        """Say how to come back to a job, and how to end it."""
+        """Return the commands to follow a job again and to end it."""
         where = f"--address {shlex.quote(self.address)}"
         return (
             f"  come back:  distfacegan logs --follow {job} {where}\n"
@@ -148,7 +150,7 @@ class Cluster:
         return sorted(ours, key=lambda job: job.started, reverse=True)
 
     def logs(self, job: str) -> str:
-        """Return what a job has logged so far."""
+        """Return a job's log so far."""
         self._find(job)
         with self._explained():
             return self._client.get_job_logs(job)
@@ -156,14 +158,15 @@ class Cluster:
     def follow(self, job: str, write: Callable[[str], None]) -> int:
         """Write a job's log until the job ends; return its exit code (130 if it was cancelled).
 
-        A broken connection is tried again; it is never taken for the end of the job. Raises
-        ClusterError when the cluster has not answered for PATIENCE_S.
+        After a break of the connection the log is opened again: only the state of the job says
+        whether the job has ended. Raises ClusterError when the cluster has not answered for
+        PATIENCE_S.
         """
         self._find(job)
         written = _Log(self._client, job, write)
         lost_since = None
         while True:
-            with contextlib.suppress(*LOST):  # whatever ended the log, the job's state decides
+            with contextlib.suppress(*LOST):  # below, the job's state says whether the job ended
                 asyncio.run(written.tail())
             try:
                 with self._explained():
@@ -183,19 +186,18 @@ class Cluster:
             time.sleep(1)
 
     def cancel(self, job: str) -> JobStatus:
-        """Stop a job, wait until it has stopped, and return the state that it ended in."""
+        """Stop a job, wait until the job has stopped, and return its last state."""
         status = self._find(job).status
         if status.is_terminal():
             raise JobError(f"{job} has ended already: {status}")
-        log.info("%s is told to stop; it finishes the shards that it is at", job)
+        log.info("%s is told to stop; it first finishes the shards in flight", job)
         deadline = time.monotonic() + STOP_WAIT_S + 30
         while not status.is_terminal():
             if time.monotonic() > deadline:
-                raise JobError(f"{job} was told to stop, but it still is {status}")
+                raise JobError(f"{job} was told to stop, but is still {status}")
             with self._explained():
-                self._client.stop_job(
-                    job
-                )  # again: a driver that is still starting misses the first signal
+                # Repeated, because a driver that is still starting misses the first signal.
+                self._client.stop_job(job)
                 time.sleep(1)
                 status = self._client.get_job_status(job)
         return status
@@ -205,23 +207,23 @@ class Cluster:
             if found.id == job:
                 return found
         raise JobError(
-            f"{self.address} has no job {job!r}; `distfacegan jobs` lists those that it has"
+            f"{self.address} has no job {job!r}; `distfacegan jobs` lists the jobs that it has"
         )
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Say in the user's words why the cluster could not be asked."""
+        """Turn the errors of a failed request into a ClusterError that says what to do."""
         try:
             yield
         except AuthenticationError as error:
             reason = str(error).splitlines()[0].partition(". ")[0]
             raise ClusterError(
-                f"{self.address} wants its cluster's token: {reason}\n"
+                f"{self.address} wants the token of its cluster: {reason}\n"
                 "Set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN_PATH to a file that holds the token "
                 "(or RAY_AUTH_TOKEN to the token)."
             ) from None
         except RuntimeError as error:  # any answer but 200
-            raise ClusterError(f"{self.address} cannot do it: {error}") from None
+            raise ClusterError(f"{self.address} refused the request: {error}") from None
         except OSError as error:
             raise ClusterError(
                 f"no Ray cluster answers at {self.address}: {error}\n"
@@ -231,14 +233,14 @@ class Cluster:
 
 
 class _Log:
-    """Writes the log of a job, each character once, however often the connection breaks."""
+    """Writes the log of a job, each character only once, even if the connection breaks."""
 
     def __init__(self, client: Any, job: str, write: Callable[[str], None]) -> None:
         self._client, self._job, self._write = client, job, write
         self._written = 0
 
     async def tail(self) -> None:
-        """Write what comes until the job ends or the connection breaks."""
+        """Write new lines of the log until the job ends or the connection breaks."""
         now = asyncio.get_running_loop().time
         position = 0
         chunks = self._client.tail_job_logs(self._job)  # from the log's beginning
@@ -249,7 +251,10 @@ class _Log:
                 position += len(chunk)
 
     def catch_up(self) -> None:
-        """Write what there is by now: the last lines, or all of it where a proxy bars tailing."""
+        """Write the part of the log that is not written yet.
+
+        That is the last lines, or the whole log if a proxy prevents tailing.
+        """
         self._add(self._client.get_job_logs(self._job), 0)
 
     def _add(self, text: str, position: int) -> None:
@@ -289,7 +294,7 @@ def _job(details: JobDetails) -> Job:
 def _exit_code(job: JobDetails, write: Callable[[str], None]) -> int:
     if job.status == JobStatus.STOPPED:
         return 130
-    if job.driver_exit_code is None:  # it never ran, or its node was lost: its log does not say why
+    if job.driver_exit_code is None:  # the job never ran or lost its node; its log is silent on it
         write(f"{job.message}\n")
         return 2
     return job.driver_exit_code if job.driver_exit_code >= 0 else 128 - job.driver_exit_code

@@ -1,4 +1,4 @@
-"""The surrogate of a generator: one worker trains it, once, into the run directory."""
+"""The surrogate of a generator. One worker trains the surrogate once, into the run directory."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from distfacegan.store.location import Location, ObjectStoreError
 
 log = logging.getLogger(__name__)
 
-HELD_OUT = 500  # thumbnails that are not trained on: they measure how good the surrogate is
+HELD_OUT = 500  # thumbnails that are not trained on, but measure the quality of the surrogate
 CHECKPOINT_EVERY = 1000  # steps
-SAY_EVERY_S = 30  # a line in the log about the training
+SAY_EVERY_S = 30  # seconds between two log lines about the training
 
 
 def train(job: Job, section: SurrogateSettings, generator: weights.LoadedGenerator) -> Location:
-    """Return the folder of a generator's surrogate, after its training where it is missing."""
+    """Return the folder of a generator's surrogate; train a missing surrogate first."""
     folder = job.run.surrogate
     made_of = {"seed": job.spec.seed, "generator": generator.digest, **section.model_dump()}
     if not is_ready(folder, made_of):
@@ -57,7 +57,7 @@ def train(job: Job, section: SurrogateSettings, generator: weights.LoadedGenerat
 
 
 def is_ready(folder: Location, made_of: dict[str, Any]) -> bool:
-    """Say whether a folder holds the finished surrogate of this generator and these settings."""
+    """Tell whether a folder holds the finished surrogate of this generator and these settings."""
     return _is_of(folder, made_of) and "unexplained" in weight_files.read_meta(folder)
 
 
@@ -65,8 +65,8 @@ def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, d
     """Train the surrogate of a generator into `folder`, or finish its training.
 
     `made_of` holds seed, pictures, steps and width, and the generator's digest. The thumbnails and
-    the newest checkpoint lie beside the folder until the training is finished. Damaged ones are
-    made again.
+    the newest checkpoint are kept beside the folder until the training is finished. If they are
+    damaged, they are made again.
     """
     torch.set_num_threads(1)  # the number of threads changes how sums are rounded
     model = latent_model(weights.load_generator(generator).to(device))
@@ -98,18 +98,18 @@ def prepare(folder: Location, generator: Location, made_of: dict[str, Any], *, d
 
 
 def progress(folder: Location, made_of: dict[str, Any]) -> str:
-    """Say how far the training of a surrogate is."""
+    """Return the progress of a surrogate's training, in words."""
     drawn, partial = _drafts(folder)
     try:
         if _is_of(partial, made_of):
             return f"has trained {weight_files.read_meta(partial).get('done', 0)} steps or more"
         return "is being trained" if _is_of(drawn, made_of) else "waits for images of the generator"
-    except (OSError, ObjectStoreError, DistfaceganError):  # the worker is writing the file just now
+    except (OSError, ObjectStoreError, DistfaceganError):  # the worker is just writing the file
         return "is being trained"
 
 
 def discard_drafts(folder: Location) -> None:
-    """Delete what only a surrogate in training needs."""
+    """Delete the thumbnails and the checkpoint, which only an unfinished training needs."""
     for draft in _drafts(folder):
         weight_files.remove(draft)
 
@@ -119,7 +119,7 @@ def _drafts(folder: Location) -> tuple[Location, Location]:
 
 
 def _load(folder: Location, made_of: dict[str, Any], *names: str) -> dict[str, Any] | None:
-    """Return what a draft holds; None where it is missing, damaged or another surrogate's."""
+    """Return the states in a draft; None if the draft is missing, damaged or of other settings."""
     try:
         if _is_of(folder, made_of):
             return {name: weight_files.load(folder, name) for name in names}

@@ -1,4 +1,4 @@
-"""New faces with landmarks: G(z) and L-Gen(z) for uniform z; into shards of an export format."""
+"""New faces with landmarks: G(z) and L-Gen(z) of uniform z, in shards of an export format."""
 
 from __future__ import annotations
 
@@ -29,10 +29,11 @@ from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 from distfacegan.store.verification import Finding, check_present, check_shard_files
 
-# Samples are computed in whole blocks of BLOCK indices, however many of them a shard has. The last
-# digits of G(z) can depend on the batch; this way a sample does not depend on its shard.
+# Samples are computed in whole blocks of BLOCK indices, even if a shard needs only a part of a
+# block. The last digits of G(z) can depend on the batch. With blocks a sample does not depend on
+# the size of the shards.
 BLOCK = 100
-GENERATION_FLOPS = 2.6e14  # a second of one H200, for the plan: a guess
+GENERATION_FLOPS = 2.6e14  # operations a second of one H200, a guess for the plan
 
 
 class SynthesizeWorker:
@@ -52,7 +53,7 @@ class SynthesizeWorker:
         device: str = "cpu",
     ) -> None:
         """Load the networks; labels other than `lgen` need the `labelling` of a detector."""
-        torch.set_num_threads(1)  # the order of a sum depends on it
+        torch.set_num_threads(1)  # the number of threads changes how sums are rounded
         self._folder, self._markers, self._device = folder, markers, device
         self._seed, self._export = seed, export
         loaded = weights.open_generator(generator)
@@ -69,7 +70,7 @@ class SynthesizeWorker:
         packed = dict(self._export.pack(shard.index, self._samples(shard)))
         made = shards.marker(self._markers, shard)
         if made is not None:
-            return made  # another worker took it over, and was first
+            return made  # another worker took the shard over and finished first
         for name, data in packed.items():
             files.write_bytes(self._folder / name, data)
         return shards.mark_done(
@@ -108,7 +109,7 @@ class SynthesizeWorker:
     def _expected_errors(
         self, own: np.ndarray, others: list[np.ndarray], detected: np.ndarray | None
     ) -> np.ndarray | None:
-        """Return how far off each landmark may be, f32 [B, 49] in sides; None if nobody knows."""
+        """Return the expected error of each landmark, f32 [B, 49] in sides; None if not known."""
         if self._reliability is None:
             return None
         signs = {"spread": uncertainty.spread(np.stack([own, *others]))}
@@ -127,11 +128,11 @@ class SynthesizeStage(Stage):
     writes = ("synthetic",)
 
     def settings(self, job: Job) -> dict[str, Any]:
-        """Return what decides the samples."""
+        """Return the settings that decide the samples."""
         section = job.spec.synthesize
         assert section is not None
         if section.generator is not None:
-            job.generator(section.generator)  # bad weights are reported here, before anything runs
+            job.generator(section.generator)  # raises for bad weights before any stage runs
         if section.lgen is not None:
             weights.digest(section.lgen, weights.LGEN)
         found = section.model_dump(exclude={"workers", "generator", "lgen"})
@@ -141,14 +142,14 @@ class SynthesizeStage(Stage):
         return {"seed": job.spec.seed, **found}
 
     def unrecorded(self, spec: JobSpec) -> dict[str, Any]:
-        """Return how runs acted before a setting of the section, or of the detector, existed."""
+        """Return, for settings that old records lack, the values that old versions worked with."""
         labelling = spec.landmarks.unrecorded() if spec.landmarks else {}
         return super().unrecorded(spec) | {"labelling": labelling}
 
     def inputs(self, job: Job) -> dict[str, Any]:
         """Return the digests of the networks."""
         generator, lgen = _networks(job)
-        # Reports weights that do not fit together.
+        # Raises if the weights do not fit together.
         weights.load_lgen(lgen, generator.network.latent_dim, generator.digest)
         return {"generator": generator.digest, "lgen": weights.digest(lgen, weights.LGEN)}
 
@@ -211,7 +212,7 @@ class SynthesizeStage(Stage):
         if network is None:
             return None
         network.to(device)
-        points = np.zeros((49, 2), np.float32)  # L-Gen takes no time beside G
+        points = np.zeros((49, 2), np.float32)  # L-Gen is not timed: it is far faster than G
         count = BLOCK if device == "cuda" else 8
         z = uniform_latents(0, range(count), network.latent_dim, stream="synthesis")
 
@@ -233,7 +234,7 @@ class SynthesizeStage(Stage):
 
 
 def _labelling(job: Job) -> Labelling | None:
-    """Return how the detector labels the samples, if it does."""
+    """Return the labelling of the samples by the detector; None if only L-Gen labels them."""
     assert job.spec.synthesize is not None
     if job.spec.synthesize.labels == "lgen":
         return None

@@ -1,7 +1,8 @@
-"""What a job tells Prometheus, through the endpoint that every Ray node has for its own metrics.
+"""The metrics of a job for Prometheus, served at the endpoint of each Ray node's own metrics.
 
-The driver counts what comes back to it anyway, so the workers know nothing of this. Ray writes
-`ray_` before every name. Values recorded outside a cluster, or in one without metrics, are lost.
+The driver records all metrics, from the results that it gets anyway; the workers record none. Ray
+adds `ray_` before every name. Values that are recorded outside a cluster, or in a cluster without
+metrics, are lost.
 """
 
 from __future__ import annotations
@@ -20,37 +21,41 @@ from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import ShardStats
 
 PREFIX = "distfacegan_"
-# The tag is not named `job`: Prometheus gives every series a label `job`, and would rename ours.
+# The tag is not named `job`: Prometheus gives every series its own label `job`, and would rename a
+# tag of this name.
 TAGS = ("job_name", "stage")
-REFRESH_S = 5.0  # Ray 2.60 drops a gauge that nobody has set for two of its intervals of 10 s
+REFRESH_S = 5.0  # Ray 2.60 drops a gauge that has not been set for 20 s
 SHARD_SECONDS = [0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1200, 1800, 3600]
 _SECONDS = functools.partial(Histogram, boundaries=SHARD_SECONDS)
 
-# Name: kind, description, tags besides TAGS. A tag has few values: no shard, host or path.
+# Name: kind, description, tags besides TAGS. A tag must have few values, so no shard, host or path.
 METRICS: dict[str, tuple[Any, str, tuple[str, ...]]] = {
-    "rows_total": (Counter, "Rows done, by what became of them.", ("status",)),
+    "rows_total": (Counter, "Rows done, by their status.", ("status",)),
     "shards_total": (Counter, "Shards done, and set aside after too many failures.", ("outcome",)),
     "failed_attempts_total": (Counter, "Attempts at a shard that failed.", ("error",)),
     "shard_seconds": (_SECONDS, "Time that a worker took for a shard.", ()),
     "gpu_seconds_total": (Counter, "Busy time of workers, times the GPUs each of them holds.", ()),
-    "workers": (Gauge, "Workers that have a place in the cluster; 0 when it is over.", ()),
+    "workers": (Gauge, "Workers that have a place in the cluster; 0 at the end.", ()),
     "eta_seconds": (Gauge, "Time to the end of the stage at its mean speed; 0 at the end.", ()),
-    "rows_left": (Gauge, "Rows of a stage of shards that are not done.", ()),
-    "steps_left": (Gauge, "Training steps to go.", ()),
-    "trials_left": (Gauge, "Trials of the search to go.", ()),
+    "rows_left": (Gauge, "Rows of the stage that are not done.", ()),
+    "steps_left": (Gauge, "Training steps that are left.", ()),
+    "trials_left": (Gauge, "Trials of the search that are left.", ()),
     "steps_total": (Counter, "Training steps done.", ()),
-    "images_per_second": (Gauge, "Faces that training sees a second.", ()),
+    "images_per_second": (Gauge, "Faces that the training uses per second.", ()),
     "m_global": (Gauge, "BEGAN's measure of convergence.", ()),
     "k": (Gauge, "BEGAN's k_t.", ()),
     "diversity_ratio": (Gauge, "Diversity of generated faces over that of real ones.", ()),
-    "encoder_distance": (Gauge, "Distance of generated faces from real ones, to D's encoder.", ()),
+    "encoder_distance": (Gauge, "Distance of generated from real faces in D's encoder.", ()),
     "trials_total": (Counter, "Trials of the search that ended.", ()),
-    "best_nme": (Gauge, "Least validation NME of any trial.", ()),
+    "best_nme": (Gauge, "Lowest validation NME of all trials.", ()),
 }
 
 
 class Telemetry:
-    """One run of a stage. `left` rows, steps or trials (`unit`) are to be done at its start."""
+    """The metrics of one run of a stage.
+
+    At the start of the run `left` units are left to do; `unit` is rows, steps or trials.
+    """
 
     def __init__(
         self,
@@ -89,14 +94,14 @@ class Telemetry:
             self._add("rows_total", rows, status=status)
         self._add("shards_total", 1, outcome="done")
         _metric("shard_seconds").observe(stats.seconds, self._tags)
-        # A worker may be at two shards at once: no second of it counts twice.
+        # A worker may work at two shards at once, but a second of its time counts only once.
         since = max(stats.written - stats.seconds, self._busy_until.get(stats.worker, 0))
         self._busy_until[stats.worker] = stats.written
         self._add("gpu_seconds_total", (stats.written - since) * self._gpus_each)
         self._advance(stats.stop - stats.start)
 
     def workers(self, count: int) -> None:
-        """Say how many workers have a place in the cluster."""
+        """Set the number of workers that have a place in the cluster."""
         self._set("workers", count)
 
     def failed(self, error: BaseException) -> None:
@@ -108,7 +113,7 @@ class Telemetry:
         self._add("shards_total", num_shards, outcome="set_aside")
 
     def training(self, line: MetricsLine, steps: int) -> None:
-        """Count `steps` more of a training whose newest line of metrics is given."""
+        """Count `steps` more steps of a training, and set the gauges from its newest metrics."""
         self._add("steps_total", steps)
         self._workers = line.workers
         self.workers(self._workers)
@@ -163,5 +168,5 @@ def _metric(name: str) -> Any:
 
 
 def _job_name(run: RunDirectory) -> str:
-    """Return the job's name from the spec that a run directory keeps; else the folder's."""
+    """Return the job's name from the spec in the run directory, or else the folder's name."""
     return yaml.safe_load(run.job.read_text())["name"] if run.job.exists() else run.root.name

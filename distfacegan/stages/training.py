@@ -1,8 +1,9 @@
 """One rank's part of a BEGAN training: steps, metrics, looks at the faces, checkpoints. No Ray.
 
-The run directory holds the only state: rank 0 writes checkpoints there, and a training that starts
-again, whatever ended the last one, goes on from the newest. What a step sees is a function of
-(seed, step), so it goes on exactly as it would have.
+The run directory holds the only state. Rank 0 writes checkpoints to the run directory, and a
+training that was interrupted continues from the newest checkpoint. The faces and latents of a step
+are a function of (seed, step). Therefore an interrupted training gives the same result as an
+uninterrupted one by as many workers.
 """
 
 from __future__ import annotations
@@ -38,11 +39,11 @@ T = TypeVar("T")
 
 
 class TrainingDivergedError(DistfaceganError, ArithmeticError):
-    """The losses are no longer numbers, or the faces are all alike."""
+    """The losses are not finite, or the generated faces have collapsed."""
 
 
 def make_trainer(section: Began, *, seed: int, device: str | torch.device) -> BeganTrainer:
-    """Return what a section trains, at its first step."""
+    """Return the trainer of a section, before its first step."""
     return BeganTrainer(
         **began_shape(section),
         latent_constraint=section.latent_constraint,
@@ -87,10 +88,11 @@ class Training:
         self._resume(self._as_rank_0(self._checkpoints.resume))
 
     def run(self) -> None:
-        """Train to the last step; rank 0 writes metrics, samples, checkpoints, the generator.
+        """Train to the last step; rank 0 writes metrics, samples, checkpoints and the generator.
 
-        Raises TrainingDivergedError, on every rank, where the losses are no longer numbers, or
-        where the faces collapse and the section says that this is the end.
+        Raises TrainingDivergedError on every rank if the losses are not finite or the faces
+        collapse, unless the training is rolled back. For a collapse the section may also ask for a
+        warning only.
         """
         section, trainer = self._section, self.trainer
         self._clock = trainer.num_steps, time.time()
@@ -106,7 +108,10 @@ class Training:
             self._publish()
 
     def _take_stock(self, look_due: bool, checkpoint_due: bool) -> None:
-        """Measure, judge and write; on every rank, so that all go on, or back, together."""
+        """Measure the training, check it for collapse, and write metrics and checkpoints.
+
+        Every rank calls this, so that all ranks continue or roll back together.
+        """
         trainer = self.trainer
         found, step = trainer.metrics(), trainer.num_steps
         if not math.isfinite(found["m_global_mean"]):
@@ -143,15 +148,18 @@ class Training:
         return found
 
     def _collapsed(self, step: int, wrong: str, *, fatal: bool = False) -> None:
-        """Do what the section says: go back, or on, or raise TrainingDivergedError."""
+        """React to a collapse as the section says: warn, roll back or raise TrainingDivergedError.
+
+        A `fatal` collapse does not end with a warning only.
+        """
         section, watch = self._section, self._section.watch
         if watch.on_collapse == "warn" and not fatal:
             if self._rank == 0:
                 log.warning("began: step %d: %s", step, wrong)
             return
-        advice = ", or this one with began.watch.on_collapse: rollback"
+        advice = ", or continue this run with began.watch.on_collapse: rollback"
         if watch.on_collapse == "rollback":
-            advice = f"; this one went back {self._num_rollbacks} times"
+            advice = f"; this run went back {self._num_rollbacks} times"
             if self._num_rollbacks < watch.max_rollbacks:
                 scale = 0.5 * self.trainer.learning_rate_scale
                 point = self._as_rank_0(lambda: self._checkpoints.roll_back(step, wrong, scale))
@@ -162,7 +170,7 @@ class Training:
                         back = self.trainer.num_steps
                         log.warning("began: step %d: %s; back to step %d", step, wrong, back)
                     return
-                advice = "; this one has no checkpoint yet to go back to"
+                advice = "; this run has no checkpoint yet to go back to"
         raise TrainingDivergedError(
             f"BEGAN collapsed at step {step}: {wrong}. Try another run with a larger began.gamma "
             f"(it is {section.gamma}) or a lower began.learning_rate (it is "
@@ -170,7 +178,7 @@ class Training:
         )
 
     def _resume(self, point: Point) -> None:
-        """Go on from a checkpoint, or from the beginning."""
+        """Continue from a checkpoint, or start at step 0."""
         watch, self._num_rollbacks = self._section.watch, point.num_rollbacks
         if point.checkpoint is not None:
             groups = self.trainer.state_groups
@@ -198,7 +206,7 @@ class Training:
         self._checkpoints.write(self.trainer.num_steps, self.trainer.state(), meta)
 
     def _publish(self) -> None:
-        """Copy the generator of the last checkpoint to where later stages look for it."""
+        """Copy the generator of the last checkpoint to began/generator, which later stages read."""
         last = self._checkpoints.kept()[-1]
         meta = weight_files.read_meta(last)
         del meta["digests"], meta["memory"]
@@ -207,7 +215,10 @@ class Training:
         weight_files.save(self._run.began / weights.GENERATOR, state, meta)
 
     def _as_rank_0(self, work: Callable[[], T]) -> T:
-        """Return what rank 0 finds; the others wait for it. The plain class alone is rank 0."""
+        """Run `work` on rank 0 alone, and return its result on every rank.
+
+        Without torch.distributed there is only rank 0.
+        """
         if not (dist.is_available() and dist.is_initialized()):
             return work()
         found: list[Any] = [work() if self._rank == 0 else None]
@@ -216,6 +227,6 @@ class Training:
 
 
 def last_step(run: RunDirectory) -> int:
-    """Return the step of the checkpoint to go on from; 0 where there is none."""
+    """Return the step of the newest checkpoint that no rollback abandoned; 0 without any."""
     found = Checkpoints(run).kept()
     return int(found[-1].name) if found else 0
