@@ -1,10 +1,10 @@
 #!/bin/bash
-# One Ray on every node of a Slurm allocation, and the job on the first:
+# Starts Ray on every node of a Slurm allocation, and the job on the first node:
 #
 #     sbatch --nodes=4 cluster/slurm.sh SPEC
 #
-# Needs distfacegan in PATH (sbatch hands on the environment it is called in); SPEC, the photos,
-# the run directory and the folder sbatch is called in where every node sees them.
+# distfacegan must be in the PATH of the shell that calls sbatch, which passes its environment on.
+# Every node must see SPEC, the photos, the run directory and the folder in which sbatch is called.
 
 #SBATCH --job-name=distfacegan
 #SBATCH --nodes=2
@@ -13,9 +13,9 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --mem=0
 #SBATCH --time=24:00:00
-#SBATCH --exclusive         # the end, `ray stop`, stops every Ray of this user on the node
-#SBATCH --requeue           # a lost node or a preemption starts the job again, which resumes
-#SBATCH --signal=B:USR1@60  # a minute before the time limit: to the back of the queue, see below
+#SBATCH --exclusive         # because `ray stop` at the end stops every Ray of this user on the node
+#SBATCH --requeue           # after a lost node or a preemption Slurm starts the job again: it resumes
+#SBATCH --signal=B:USR1@60  # a minute before the time limit the job goes back to the queue, see below
 #SBATCH --open-mode=append
 
 set -euo pipefail
@@ -33,23 +33,23 @@ if [[ -z $ip || $ip == 127.* ]]; then
     exit 2
 fi
 
-# The token of this one cluster, readable by its user only, gone with the job.
+# The token of this cluster. Only the user can read the file, and the end of the job deletes the file.
 private=$(mktemp -d "$SLURM_SUBMIT_DIR/.distfacegan-$SLURM_JOB_ID-XXXXXX")
 trap 'rm -rf "$private"' EXIT
 (umask 077 && od -An -N32 -tx1 /dev/urandom | tr -d ' \n' >"$private/token")
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN_PATH=$private/token
-unset RAY_AUTH_TOKEN  # it would win over the file
+unset RAY_AUTH_TOKEN  # Ray would use this variable instead of the file
 
 export RAY_ADDRESS=$ip:$((20000 + SLURM_JOB_ID % 10000))
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=300
 export RAY_health_check_period_ms=2000 RAY_health_check_timeout_ms=5000
-export RAY_health_check_failure_threshold=3  # a lost node is noticed in 3 * (2 + 5) s, not 65
-export RAY_gcs_rpc_server_reconnect_timeout_s=10  # the other nodes end soon after the first
+export RAY_health_check_failure_threshold=3  # a lost node is noticed in 3 * (2 + 5) = 21 s instead of 65 s
+export RAY_gcs_rpc_server_reconnect_timeout_s=10  # the other nodes end soon after the first node
 export RAY_USAGE_STATS_ENABLED=0
-unset OMP_NUM_THREADS  # Ray then sets it to each worker's share of the cores
+unset OMP_NUM_THREADS  # Ray then sets this variable to each worker's share of the cores
 
-# Slurm gives a job that reaches its limit up. In the background, since bash looks at a signal only
-# between commands.
+# Slurm does not restart a job that reaches its time limit. Therefore the job puts itself back into the
+# queue before. srun runs in the background, because bash handles a signal only between commands.
 trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
 
 # shellcheck disable=SC2016  # $1 and $2 are the inner shell's
@@ -61,7 +61,8 @@ srun --wait=60 ray symmetric-run \
     -- bash -c 'distfacegan run "$1"; echo $? >"$2"' bash "$spec" "$private/exit-code" &
 while kill -0 $! 2>/dev/null; do wait $! || true; done
 
-# Not srun's code: it is 0 where Ray's head did not start, and not 0 where srun had to end a worker.
+# srun's exit code is not used: it is 0 if Ray's head did not start, and not 0 if srun had to end a
+# worker.
 if [[ ! -s $private/exit-code ]]; then
     echo "the job was interrupted or Ray did not start; give the same command again" >&2
     exit 1
