@@ -51,7 +51,7 @@ def connect(**options: Any) -> Iterator[None]:
         context = ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise SpecError(
-            f"RAY_ADDRESS is {address}, but no Ray cluster takes us in there: {error}. Is the "
+            f"RAY_ADDRESS is {address}, but no Ray cluster accepts us there: {error}. Is the "
             "cluster up? Is its token set on this machine (RAY_AUTH_MODE=token, "
             "RAY_AUTH_TOKEN_PATH or RAY_AUTH_TOKEN)?"
         ) from None

@@ -28,8 +28,8 @@ from distfacegan.store.verification import Finding, check_group
 
 log = logging.getLogger(__name__)
 
-MEASURED = 512  # `measure` times about so many different photos
-NAMED = 10  # the log names so many unreadable photos at most; `photos/status` marks all
+MEASURED = 512  # `measure` times about this many different photos
+NAMED = 10  # the log names this many unreadable photos at most; `photos/status` marks all
 LUMA = np.array([0.299, 0.587, 0.114])  # of red, green and blue (ITU-R BT.601)
 
 

@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 # Operations a second of one H200, a guess for the plan: fp32 in the detector's small layers.
 DETECTION_FLOPS = 3e13
 ROW_BYTES = 49 * 12 + 9  # landmarks, scores, deviation, disagreement and status of a face
-# The detector's offset is measured on annotated faces: on so many at most, and at least.
+# The detector's offset is measured on annotated faces: on this many at most, and at least.
 CALIBRATED_ON = 2000
 MIN_CALIBRATED_ON = 20
 STATUS_OF = {

@@ -184,7 +184,7 @@ class LGenStage(Stage):
         return Plan(work, section.trials, steps * STEP_S * GPU_SHARE)
 
     def measure(self, job: Job, device: str) -> float | None:
-        """Time epochs of the section's own variant on latents and points that are all 0."""
+        """Time epochs of the section's own variant, with latents and points that are all 0."""
         section, rows = job.spec.lgen, _num_rows(job)
         assert section is not None
         if rows is None:

@@ -20,7 +20,7 @@ from distfacegan.store import groups
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
-MIN_FACES = 50  # a reliability is measured on so many faces at least
+MIN_FACES = 50  # a reliability is measured on this many faces at least
 
 
 @dataclasses.dataclass(frozen=True)

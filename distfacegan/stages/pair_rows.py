@@ -13,7 +13,7 @@ from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 
 NUM_RECONSTRUCTED = 500  # photos whose reconstructions are labelled too, to judge L-Gen
-MIN_TRUSTED = 50  # L-Gen needs so many pairs at least
+MIN_TRUSTED = 50  # L-Gen needs this many pairs at least
 
 
 @dataclasses.dataclass(frozen=True)

@@ -114,9 +114,9 @@ class PairWorker:
             return to_faces(self._model(torch.from_numpy(z).to(self._device)))
 
     def _moved(self, faces: np.ndarray, points: np.ndarray) -> np.ndarray:
-        """Return the errors of the landmarks when the faces are shifted a pixel to the right, [B].
+        """Shift faces a pixel to the right, and return the movement of their landmarks, [B].
 
-        The shift itself is subtracted from the landmarks first.
+        The shift itself is subtracted first. The unit is the distance of the eyes.
         """
         moved = np.concatenate([faces[:, :, :1], faces[:, :, :-1]], axis=2)
         back = self._labeller(moved).points - np.array([1 / faces.shape[1], 0], np.float32)

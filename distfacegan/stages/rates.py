@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-TIMED_S = 4.0  # a stage is timed for so many seconds at least
+TIMED_S = 4.0  # a stage is timed for this many seconds at least
 
 
 def rate(work: Callable[[], int]) -> float:

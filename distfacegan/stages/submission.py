@@ -40,8 +40,8 @@ RUN_KEY = "distfacegan_run"
 
 STOP_WAIT_S = 30  # seconds between SIGTERM and SIGKILL, in which the shards in flight are finished
 TIMEOUT_S = (5, 30)  # seconds to connect, and seconds to get an answer
-QUIET_S = 60.0  # after so many seconds without a new line, the log is opened again
-PATIENCE_S = 60.0  # after so many seconds without an answer, a job is no longer followed
+QUIET_S = 60.0  # after this many seconds without a new line, the log is opened again
+PATIENCE_S = 60.0  # after this many seconds without an answer, a job is no longer followed
 
 # The errors of a failed request: errors of the package requests are OSErrors, and Ray's client
 # raises a RuntimeError for every answer but 200.

@@ -45,9 +45,9 @@ def _errors(manifest: Mapping[str, Any]) -> str:
             f"  (the mean shape: {of_mean:.4f})."
         )
     return (
-        "- Error of L-Gen on photos that no choice has seen: "
+        "- Error of L-Gen on test photos, which neither training nor search has seen: "
         f"{manifest['nme']} of the\n  distance of the outer eye corners (the mean shape: "
-        f"{manifest['nme_mean_shape']}).\n  On generated faces it is not known."
+        f"{manifest['nme_mean_shape']}).\n  The error on generated faces is not known."
     )
 
 

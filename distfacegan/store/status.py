@@ -13,8 +13,8 @@ from distfacegan.store import metrics, shards
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import STAGES, RunDirectory
 
-RECENT = 100  # the rate is measured over so many of the last markers
-NAMED = 10  # at most so many shards are named for one kind of failure
+RECENT = 100  # the rate is measured over this many of the last markers
+NAMED = 10  # at most this many shards are named for one kind of failure
 
 
 @dataclasses.dataclass(frozen=True)
