@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 INK, MUTED, GRID = "#1d2733", "#5c6875", "#e6e9ed"
 COLOURS = ("#0b7a75", "#d1495b", "#8d99a6")
-MAX_POINTS = 1000  # about the most points that a curve is drawn with
+MAX_POINTS = 1000  # a curve is drawn with at most this many points
 
 
 def curves(

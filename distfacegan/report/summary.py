@@ -72,7 +72,7 @@ def _diversity(faces: np.ndarray | None) -> float | None:
 
 
 def _stage(contents: Contents, stage: str) -> dict[str, Any]:
-    """Return the work that a stage had to do and has done, if sharded as its markers say."""
+    """Return the work of a stage, and the part that is done, from its record and its markers."""
     record = contents.run.record(stage)
     assert record is not None
     last = record.last_run

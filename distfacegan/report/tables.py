@@ -38,9 +38,9 @@ class Table:
         return choose(np.concatenate(good) if good else np.empty(0, int), count)
 
     def stretches(self, count: int) -> np.ndarray:
-        """Return at most `count` rows with status ok, sorted, in a few runs that are fast to read.
+        """Return at most `count` rows with status ok, sorted, in stretches that are fast to read.
 
-        Each run is the beginning of a random shard.
+        A stretch is the first rows with status ok of a random finished shard.
         """
         shard_rows = groups.shard_rows(self.group)
         good = self._good_rows(max(SAMPLED_SHARDS, -(-count // shard_rows)))

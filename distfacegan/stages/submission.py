@@ -294,7 +294,7 @@ def _job(details: JobDetails) -> Job:
 def _exit_code(job: JobDetails, write: Callable[[str], None]) -> int:
     if job.status == JobStatus.STOPPED:
         return 130
-    if job.driver_exit_code is None:  # the job never ran or lost its node; its log is silent on it
+    if job.driver_exit_code is None:  # the job never ran or lost its node: the log says nothing
         write(f"{job.message}\n")
         return 2
     return job.driver_exit_code if job.driver_exit_code >= 0 else 128 - job.driver_exit_code

@@ -1,8 +1,8 @@
 """The Zarr group latents.zarr: one row per photo, the same row in every array (store/schema.py).
 
-A shard of rows is one Zarr shard of every array. One worker writes a whole shard, so that two
-workers never write to the same file. Chunks carry checksums: reading damaged data raises an error
-and never returns wrong values.
+A shard of rows is one Zarr shard of every array. A worker always writes a whole shard, so that
+workers at different shards never write to the same file. Chunks carry checksums: reading damaged
+data raises an error and never returns wrong values.
 
 A group keeps the arrays that it was created with. A group that an earlier version created may lack
 arrays of the schema. Such arrays read as their fill and are not written.
