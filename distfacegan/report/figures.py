@@ -216,7 +216,7 @@ def _way(contents: Contents, z: np.ndarray) -> list[Picture]:
 
 
 def largest_step(way: np.ndarray) -> float:
-    """Return the largest step of a way [n, ...] over the mean step: 1 where all are alike."""
+    """Return the largest step of a way [n, ...] over the mean step; 1 if all steps are equal."""
     steps = np.abs(np.diff(way.astype(np.float64), axis=0)).reshape(len(way) - 1, -1).mean(axis=1)
     return float(steps.max() / steps.mean()) if steps.any() else 1.0
 

@@ -74,7 +74,10 @@ class PairWorker:
     def _label(
         self, arrays: dict[str, np.ndarray], z: np.ndarray, there: np.ndarray, rows: np.ndarray
     ) -> None:
-        """Fill in the rows of a shard that have a latent: `there` in it, `rows` of the group."""
+        """Label the faces of the rows that have a latent.
+
+        `there` are the numbers of these rows in the shard, `rows` their numbers in the group.
+        """
         faces = self._faces(z[there])
         found = self._labeller(faces)
         arrays["z"][there] = z[there]
