@@ -32,7 +32,8 @@ class Watch(Section):
     """Looks in a row with k at 0, or at 1, that are a collapse."""
     on_collapse: Literal["stop", "rollback", "warn"] = "stop"
     """stop: the stage fails. rollback: training goes back to the most diverse checkpoint and halves
-    the learning rate. warn: a line in the log."""
+    the learning rate. warn: a line in the log. If m_global is not a number, the stage fails with
+    `warn` too."""
     max_rollbacks: PositiveInt = 3
     """After so many rollbacks the next collapse stops the stage."""
 
