@@ -217,7 +217,7 @@ def test_a_stall_is_looked_for_as_often_when_a_training_goes_on(tmp_path):
 def test_a_collapse_may_be_gone_back_behind_at_half_the_rate(faces, tmp_path, caplog):
     watch = COLLAPSE | {"on_collapse": "rollback", "max_rollbacks": 2}
     run, section = began_run(tmp_path, faces, watch=watch)
-    with pytest.raises(TrainingDivergedError, match="this one went back 2 times"):
+    with pytest.raises(TrainingDivergedError, match="this run went back 2 times"):
         Training(run, section, seed=1, without_shards=[]).run()
     rollbacks = json.loads((run.began / "rollbacks.json").read_text())
     assert [(r["step"], r["to"], r["learning_rate_scale"]) for r in rollbacks] == [
