@@ -519,6 +519,15 @@ def test_only_trusted_landmarks_are_shown(finished):
     assert sorted(table.sample(100)) == sorted(set(range(NUM_ROWS)) - {NO_FACE, NOT_TRUSTED})
 
 
+def test_landmarks_that_are_not_trusted_come_first_among_the_doubtful(finished):
+    run, shown, _ = finished
+    pictures = figures.doubtful(Contents(run))
+    assert len(pictures) == figures.NUM_LABELLED
+    assert f"row {NOT_TRUSTED} · landmarks not trusted" in [each.label for each in pictures]
+    assert not any(each.label.startswith(f"row {NO_FACE} ") for each in pictures)
+    assert "most in doubt" in shown.text
+
+
 def test_a_landmark_is_a_dot_at_its_place_in_the_face():
     points = np.array([[0.5, 0.25], [np.nan, 0.1], [1.0, 0.0]])
     face = np.zeros((300, 300, 3), np.uint8)

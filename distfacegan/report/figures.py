@@ -15,8 +15,17 @@ from distfacegan.report import mirror, training_samples
 from distfacegan.report.contents import Contents
 from distfacegan.report.pictures import MAX_SIDE, Picture, picture, shrink, webp
 from distfacegan.report.tables import Table, choose
+from distfacegan.store import groups
+from distfacegan.store.shards import Status
 
 GRID_FACES = 64
+UNTRUSTED = [
+    Status.LANDMARKS_NOT_TRUSTED,
+    Status.POINTS_OUTSIDE,
+    Status.IMPOSSIBLE_SHAPE,
+    Status.LOW_SCORE,
+    Status.VIEWS_DISAGREE,
+]
 NUM_LABELLED = 12  # the number of faces in a figure with landmarks
 DETECTED, GENERATED = "detected", "generated"  # kinds of marks; page.html gives each its colour
 
@@ -30,6 +39,7 @@ def draw(contents: Contents) -> dict[str, Any]:
         "neighbours": training_samples.neighbours(contents),
         "reconstructions": reconstructions(contents),
         "detections": detections(contents),
+        "doubtful": doubtful(contents),
         "test_examples": test_examples(contents),
         "labelled_faces": labelled_faces(contents),
         "ways": ways_to_mirror(contents),
@@ -69,9 +79,9 @@ def reconstructions(contents: Contents) -> dict[str, list[tuple[Picture, Picture
         return {}
     rows = np.flatnonzero(np.isfinite(contents.losses))
     order = rows[np.argsort(contents.losses[rows], kind="stable")]
-    groups = {"random": random_rows(contents), "best": order[:4], "worst": order[-4:][::-1]}
+    shown = {"random": random_rows(contents), "best": order[:4], "worst": order[-4:][::-1]}
     return {
-        name: _pairs(contents, photos, latents, some) for name, some in groups.items() if len(some)
+        name: _pairs(contents, photos, latents, some) for name, some in shown.items() if len(some)
     }
 
 
@@ -90,6 +100,33 @@ def detections(contents: Contents) -> list[Picture]:
     points = contents.landmarks.read("points", rows)
     return [
         picture(face, f"Face {row} with its detected landmarks", f"row {row}", detected=own)
+        for row, face, own in zip(rows, contents.photos.read("image", rows), points, strict=True)
+    ]
+
+
+def doubtful(contents: Contents) -> list[Picture]:
+    """Return the faces whose landmarks are least to be trusted, each with its status.
+
+    First come faces whose landmarks are not trusted, then those whose two views differ the most.
+    """
+    if contents.photos is None or contents.landmarks is None:
+        return []
+    status = groups.read(contents.landmarks.group, "status")
+    apart = groups.read(contents.landmarks.group, "disagreement")
+    doubt = np.where((status == Status.OK) & np.isfinite(apart), apart, -1.0)
+    doubt[np.isin(status, UNTRUSTED)] = np.inf
+    rows = np.argsort(-doubt, kind="stable")[:NUM_LABELLED]
+    rows = np.sort(rows[doubt[rows] > 0])
+    if len(rows) == 0:
+        return []
+    points = contents.landmarks.read("points", rows)
+    return [
+        picture(
+            face,
+            f"Face {row}, whose landmarks are in doubt",
+            f"row {row} · {Status(status[row]).label}",
+            detected=own,
+        )
         for row, face, own in zip(rows, contents.photos.read("image", rows), points, strict=True)
     ]
 
