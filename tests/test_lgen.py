@@ -6,6 +6,7 @@ import torch
 
 from distfacegan.core.diversity import diversity, diversity_ratio
 from distfacegan.core.lgen import (
+    ACTIVATIONS,
     LandmarkGenerator,
     Variant,
     evaluate,
@@ -13,9 +14,8 @@ from distfacegan.core.lgen import (
     mean_shape,
     score,
     split,
-    train,
-    train_together,
 )
+from distfacegan.core.lgen_training import GRADIENTS, train, train_together
 from distfacegan.core.seeding import permutation, uniform_latents
 
 FACE = torch.rand(49, 2, generator=torch.Generator().manual_seed(0)) * 0.6 + 0.2
@@ -85,6 +85,21 @@ def test_networks_trained_together_are_those_trained_alone():
         torch.testing.assert_close(network.state_dict(), alone.state_dict(), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_gradients_are_those_of_autograd(activation):
+    z, points = moving_faces(12)
+    variant = Variant(depth=2, width=6, activation=activation, batch=12, learning_rate=1e-3)
+    found = train(z, points, variant, epochs=3, seed=0)
+    network = train(z, points, variant, epochs=0, seed=0)
+    adam = torch.optim.Adam(network.parameters(), lr=1e-3)
+    for _ in range(3):
+        adam.zero_grad()
+        landmark_loss(network(z), points).backward()
+        adam.step()
+    assert list(GRADIENTS) == list(ACTIVATIONS)
+    torch.testing.assert_close(found.state_dict(), network.state_dict(), rtol=1e-3, atol=1e-5)
+
+
 def test_networks_of_two_shapes_are_not_trained_together():
     z, points = moving_faces(10)
     with pytest.raises(ValueError, match="only variants of one shape"):
@@ -148,14 +163,14 @@ def test_the_callback_sees_every_epoch_and_can_stop():
     z, points = moving_faces(20)
     epochs = []
 
-    def on_epoch(epoch, network):
-        assert isinstance(network, LandmarkGenerator)
+    def on_epoch(epoch, networks):
+        assert isinstance(networks[0], LandmarkGenerator)
         epochs.append(epoch)
         if epoch == 3:
             raise StopIteration
 
     with pytest.raises(StopIteration):
-        train(z, points, Variant(width=4), epochs=5, seed=0, on_epoch=on_epoch)
+        train_together(z, points, [Variant(width=4)], epochs=5, seeds=[0], on_epoch=on_epoch)
     assert epochs == [1, 2, 3]
 
 

@@ -15,7 +15,7 @@ from distfacegan.core.detectors.onnx import Onnx
 from distfacegan.core.lgen import Variant
 from distfacegan.errors import SpecError
 from distfacegan.sections.lgen import LGen
-from distfacegan.stages.lgen_search import own_variant
+from distfacegan.stages.lgen_variants import own_variant
 
 ROOT = Path(__file__).parents[1]
 JOBS = sorted((ROOT / "jobs").glob("*.yaml"))

@@ -13,7 +13,7 @@ from distfacegan import weights
 from distfacegan.core.detectors.annotations import Annotations
 from distfacegan.core.detectors.onnx import Onnx
 from distfacegan.core.labelling import Labelling
-from distfacegan.core.lgen import LandmarkGenerator
+from distfacegan.core.lgen import LandmarkGenerator, Variant
 from distfacegan.core.networks import Generator
 from distfacegan.core.search import Search
 from distfacegan.errors import CheckpointError, SourceError
@@ -26,7 +26,7 @@ from distfacegan.stages import invert, landmarks
 from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker
-from distfacegan.stages.lgen_search import draw_variants
+from distfacegan.stages.lgen_variants import draw_groups
 from distfacegan.stages.stage import Job
 from distfacegan.stages.synthesize import BLOCK, SynthesizeWorker
 from distfacegan.store import files, groups, shards, weight_files
@@ -405,8 +405,29 @@ def test_the_run_of_an_old_landmark_generator_says_whose_it_is(small_lgen, tmp_p
 def test_variants_are_distinct_and_begin_with_table_one():
     search = {"depth": [2, 3], "width": [128], "activation": ["relu"], "batch": [16]}
     search |= {"learning_rate": [3e-4], "learning_rate_decay": ["constant"], "weight_decay": [0.0]}
-    [table_one, other] = draw_variants(LGen(trials=5, search=search), seed=0)
+    [[table_one], [other]] = draw_groups(LGen(trials=5, search=search), seed=0)
     assert (table_one.depth, other.depth) == (3, 2)
-    many = draw_variants(LGen(trials=200), seed=1)
+    groups = draw_groups(LGen(trials=200), seed=1)
+    many = [variant for group in groups for variant in group]
     assert len(set(many)) == 200
-    assert many != draw_variants(LGen(trials=200), seed=2)
+    assert groups[0][0] == Variant()
+    assert groups != draw_groups(LGen(trials=200), seed=2)
+
+
+def test_variants_of_a_group_have_one_shape():
+    groups = draw_groups(LGen(trials=17), seed=0)
+    assert [len(group) for group in groups] == [4, 4, 4, 4, 1]
+    assert all(len({variant.shape for variant in group}) == 1 for group in groups)
+    assert len({group[0].shape for group in groups}) == 5
+
+
+def test_a_variant_outside_the_search_space_is_tried_alone():
+    groups = draw_groups(LGen(trials=9, width=7), seed=0)
+    assert [len(group) for group in groups] == [1, 4, 4]
+    assert groups[0][0] == Variant(width=7)
+
+
+def test_a_search_space_of_one_shape_is_tried_in_several_groups():
+    search = {"depth": [3], "width": [128], "activation": ["relu"], "batch": [16]}
+    groups = draw_groups(LGen(trials=100, search=search), seed=0)
+    assert [len(group) for group in groups] == [4] * 6  # all 24 variants

@@ -63,8 +63,8 @@ def job(folder: Path) -> int:
     began.training(dataclasses.replace(line, diversity_ratio=0.75, encoder_distance=0.125), 30)
     began.training(line, 10)
     lgen = Telemetry(run, "lgen", left=3, unit="trials", gpus_each=0.25)
-    lgen.trial(8.0, float("nan"))
-    lgen.trial(8.0, 0.125)
+    lgen.trials(1, 8.0, float("nan"))
+    lgen.trials(1, 8.0, 0.125)
     telemetry.REFRESH_S = 0.25
     with invert:
         keep_when(folder / "scraped", lambda found: ("best_nme", "lgen") in found)

@@ -13,12 +13,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from distfacegan.bench import roofline
-from distfacegan.core import lgen
+from distfacegan.core import lgen, lgen_training
 from distfacegan.core.lgen import LandmarkGenerator, Variant
+from distfacegan.stages import lgen_variants
 
 ROUNDS = 5
 LATENT_DIM = 64
-TOGETHER = (1, 4, 8, 16)  # variants that are trained at once
+TOGETHER = (1, lgen_variants.TOGETHER, 8, 16)  # variants that are trained at once
+TRIAL_EPOCHS = 100
 PLAIN = "plain: DataLoader, zero_grad, backward, Adam"
 
 
@@ -36,7 +38,7 @@ def measure(num_rows: int, device: torch.device) -> dict[str, Any]:
     }
     for count in TOGETHER:
         together = functools.partial(
-            lgen.train_together,
+            lgen_training.train_together,
             z,
             points,
             [variant] * count,
@@ -74,6 +76,9 @@ def table(result: dict[str, Any]) -> str:
     plain = result["steps_per_s"][PLAIN]
     for name, rate in result["steps_per_s"].items():
         lines.append(f"  {name:<45} {rate:8.0f} steps/s  {rate / plain:5.2f} times")
+    steps = -(-result["rows"] // Variant().batch) * TRIAL_EPOCHS
+    a_minute = [f"{60 * rate / steps:.1f}" for rate in result["steps_per_s"].values()]
+    lines.append(f"trials of {TRIAL_EPOCHS} epochs a minute, in this order: {', '.join(a_minute)}")
     return "\n".join(lines)
 
 

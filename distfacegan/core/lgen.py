@@ -5,8 +5,7 @@ Legend: B batch, N rows, Z latent dimension, P landmarks, in [0, 1] of the face'
 
 import dataclasses
 import itertools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -22,10 +21,6 @@ ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "elu": F.elu,
     "silu": F.silu,
     "tanh": torch.tanh,
-}
-DECAYS: dict[str, Callable[[float], float]] = {  # of the share of the training that is over
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: 0.5 * (1.0 + math.cos(math.pi * done)),
 }
 
 
@@ -120,125 +115,6 @@ class LandmarkGenerator(nn.Module):
 def landmark_loss(output: Tensor, target: Tensor) -> Tensor:
     """loss = 1 / (B * 98) * sum (o_i - t_i)^2 (equation 4), over points [B, P, 2]."""
     return F.mse_loss(output, target)
-
-
-def train(
-    z: Tensor,
-    points: Tensor,
-    variant: Variant,
-    *,
-    betas: tuple[float, float] = (0.9, 0.999),
-    epochs: int = 1000,
-    seed: int,
-    device: str | torch.device = "cpu",
-    on_epoch: Callable[[int, LandmarkGenerator], None] | None = None,
-) -> LandmarkGenerator:
-    """Train an L-Gen on latents f32 [N, Z] and landmarks f32 [N, P, 2].
-
-    Weights and the order of the rows are functions of the seed. `on_epoch(epoch, network)` is
-    called after each epoch, from 1; what it raises ends the training.
-    """
-
-    def of_one(epoch: int, networks: list[LandmarkGenerator]) -> None:
-        if on_epoch is not None:
-            on_epoch(epoch, networks[0])
-
-    [network] = train_together(
-        z,
-        points,
-        [variant],
-        betas=betas,
-        epochs=epochs,
-        seeds=[seed],
-        device=device,
-        on_epoch=of_one,
-    )
-    return network
-
-
-def train_together(
-    z: Tensor,
-    points: Tensor,
-    variants: Sequence[Variant],
-    *,
-    betas: tuple[float, float] = (0.9, 0.999),
-    epochs: int = 1000,
-    seeds: Sequence[int],
-    device: str | torch.device = "cpu",
-    on_epoch: Callable[[int, list[LandmarkGenerator]], None] | None = None,
-) -> list[LandmarkGenerator]:
-    """Train K L-Gens of one shape and batch size at once, each as `train` would alone.
-
-    The networks are small: one batched product for all of them takes little longer than one alone.
-    Raises ValueError for variants of different shapes or batch sizes.
-    """
-    shapes = {variant.shape for variant in variants}
-    if len(shapes) != 1:
-        raise ValueError(f"only variants of one shape are trained together, found {shapes}")
-    [(depth, width, activation, size)] = shapes
-    networks = []
-    for seed in seeds:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            network = LandmarkGenerator(
-                latent_dim=z.shape[1],
-                depth=depth,
-                width=width,
-                activation=activation,
-                num_points=points.shape[1],
-            )
-        networks.append(network.to(device))
-    weights = list(zip(*(network.parameters() for network in networks), strict=True))
-    stacked = [_stack(own) for own in weights]
-    z, points = z.to(device), points.flatten(1).to(device)  # all rows stay there: 0.7 KB each
-    # AdamW without weight decay is Adam, the paper's.
-    groups = [
-        {"params": list(network.parameters()), "weight_decay": variant.weight_decay}
-        for network, variant in zip(networks, variants, strict=True)
-    ]
-    adam = torch.optim.AdamW(groups, betas=betas, fused=True)
-    for epoch in range(epochs):
-        for group, variant in zip(adam.param_groups, variants, strict=True):
-            decay = DECAYS[variant.learning_rate_decay](epoch / epochs)
-            group["lr"] = variant.learning_rate * decay
-        order = np.stack([permutation(seed, epoch, len(z)) for seed in seeds])
-        rows = torch.from_numpy(order).to(device)  # [K, N]
-        batches = zip(z[rows].split(size, dim=1), points[rows].split(size, dim=1), strict=True)
-        for z_batch, points_batch in batches:
-            output = _forward(stacked, ACTIVATIONS[activation], z_batch)
-            # Equation 4 of each, summed: no network's loss depends on another's weights.
-            loss = len(variants) * F.mse_loss(output, points_batch)
-            for own, gradient in zip(weights, torch.autograd.grad(loss, stacked), strict=True):
-                # The fused optimizer (PyTorch 2.13) reads a transposed gradient as if it were not.
-                for weight, its_gradient in zip(own, gradient.contiguous(), strict=True):
-                    weight.grad = its_gradient
-            adam.step()
-        if on_epoch is not None:
-            on_epoch(epoch + 1, networks)
-    for weight in itertools.chain.from_iterable(weights):
-        weight.data = weight.data.clone()  # of its own again
-    return networks
-
-
-def _stack(weights: Sequence[nn.Parameter]) -> Tensor:
-    """Return a weight of K networks as one tensor [K, ...], of which each becomes a view.
-
-    So the optimizer of the networks updates what is returned.
-    """
-    stacked = torch.stack([weight.detach() for weight in weights])
-    for weight, own in zip(weights, stacked, strict=True):
-        weight.data = own
-    return stacked.requires_grad_()
-
-
-def _forward(
-    stacked: Sequence[Tensor], activation: Callable[[Tensor], Tensor], z: Tensor
-) -> Tensor:
-    """Map latents [K, B, Z] to landmarks [K, B, 2 P] by K networks."""
-    *hidden, (weight, bias) = zip(stacked[::2], stacked[1::2], strict=True)
-    for each, its_bias in hidden:
-        z = activation(torch.baddbmm(its_bias[:, None], z, each.mT))
-    return torch.sigmoid(torch.baddbmm(bias[:, None], z, weight.mT))
 
 
 def mean_shape(points: Tensor) -> Tensor:

@@ -13,12 +13,13 @@ import ray
 import torch
 
 from distfacegan import weights
-from distfacegan.core import lgen
+from distfacegan.core import lgen, lgen_training
 from distfacegan.core.landmarks import nme
 from distfacegan.core.lgen import Evaluation, LandmarkGenerator, Trial
 from distfacegan.errors import RunDirectoryError
 from distfacegan.stages import cluster, lgen_audit, pair_rows, pairs, rates, sizes
-from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit, own_variant
+from distfacegan.stages.lgen_search import GPU_SHARE, Rows, choose, fit
+from distfacegan.stages.lgen_variants import own_variant
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.location import remove_tree
@@ -194,7 +195,7 @@ class LGenStage(Stage):
         points = torch.zeros(shown, 49, 2)
 
         def one_epoch() -> int:
-            lgen.train(z, points, own_variant(section), epochs=1, seed=0, device=device)
+            lgen_training.train(z, points, own_variant(section), epochs=1, seed=0, device=device)
             return shown
 
         return rates.rate(one_epoch) / (rows * section.epochs)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import logging
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,14 +13,13 @@ import torch
 from ray import tune
 from ray.tune.execution import class_cache
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.search.basic_variant import BasicVariantGenerator
 from torch import Tensor
 
-from distfacegan.core import lgen
+from distfacegan.core import lgen, lgen_training
 from distfacegan.core.lgen import LandmarkGenerator, Trial, Variant
-from distfacegan.core.seeding import permutation
 from distfacegan.sections.lgen import LGen
 from distfacegan.stages import cluster
+from distfacegan.stages.lgen_variants import draw_groups
 from distfacegan.stages.progress import Progress
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store.location import Location, remove_tree
@@ -32,7 +29,6 @@ log = logging.getLogger(__name__)
 
 REPORTS = 20  # a trial reports its error about so often
 GPU_SHARE = 0.25  # the share of a GPU that a trial takes: the networks are small
-VARIED = [field.name for field in dataclasses.fields(Variant)]
 
 
 class Rows:
@@ -59,55 +55,57 @@ def choose(
 ) -> list[Trial]:
     """Try the variants; return the trials, the best first.
 
-    The section's own variant is tried first. An interrupted search continues where it stopped.
+    The section's own variant is tried first. One trial of Ray Tune trains a group of variants of
+    one shape. An interrupted search continues where it stopped.
     """
     _keep_credentials_out_of_logs()
-    variants = draw_variants(section, seed)
-    space = {name: tune.choice(getattr(section.search, name)) for name in VARIED}
+    groups = [list(map(dataclasses.asdict, group)) for group in draw_groups(section, seed)]
+    count = sum(map(len, groups))
     trainable = tune.with_resources(
         tune.with_parameters(_trial, rows=rows, epochs=section.epochs, seed=seed, device=device),
         {"cpu": 1, "gpu": gpu_share(device)},
     )
     path, filesystem = cluster.storage(run.lgen / "tune")
-    tuner = _restore(run.lgen / "tune" / "search", trainable) or tune.Tuner(
+    tuner = _restore(run.lgen / "tune" / "groups", trainable) or tune.Tuner(
         trainable,
-        param_space=space,
+        param_space={"variants": tune.grid_search(groups)},
         tune_config=tune.TuneConfig(
             metric="nme",
             mode="min",
-            num_samples=len(variants),
             reuse_actors=True,  # because the start of an actor takes longer than a trial
-            search_alg=BasicVariantGenerator(
-                points_to_evaluate=list(map(dataclasses.asdict, variants))
-            ),
             scheduler=ASHAScheduler(max_t=REPORTS) if section.early_stopping else None,
         ),
         run_config=tune.RunConfig(
-            name="search",
+            name="groups",
             storage_path=path,
             storage_filesystem=filesystem,
             verbose=0,
-            callbacks=[_Show(run, len(variants), gpu_share(device))],
+            callbacks=[_Show(run, count, gpu_share(device))],
         ),
     )
     results = list(cluster.off_main_thread(tuner.fit))  # type: ignore[call-overload]
-    trials = [
-        Trial(
-            **result.config,
-            nme=result.metrics["nme"],
-            epochs=result.metrics["epochs"],
-            seconds=round(result.metrics["time_total_s"], 3),
-            table_one=result.config == dataclasses.asdict(Variant()),
-        )
-        for result in results
-        if result.error is None
-        and result.config
-        and result.metrics
-        and np.isfinite(result.metrics.get("nme", np.nan))
-    ]
+    trials = [trial for result in results for trial in _trials(result)]
     if not trials:
         raise RuntimeError(f"every trial of L-Gen failed: {results[0].error}")
     return sorted(trials, key=lambda trial: trial.nme)
+
+
+def _trials(result: tune.Result) -> list[Trial]:
+    """Return the trials of a group that have an error; none if the group failed."""
+    if result.error is not None or not result.config or not result.metrics:
+        return []
+    group, metrics = result.config["variants"], result.metrics
+    return [
+        Trial(
+            **variant,
+            nme=nme,
+            epochs=metrics["epochs"],
+            seconds=round(metrics["time_total_s"] / len(group), 3),
+            table_one=variant == dataclasses.asdict(Variant()),
+        )
+        for variant, nme in zip(group, metrics.get("errors", []), strict=False)
+        if np.isfinite(nme)
+    ]
 
 
 def _keep_credentials_out_of_logs() -> None:
@@ -118,31 +116,6 @@ def _keep_credentials_out_of_logs() -> None:
     """
     names = class_cache.ENV_VARS_TO_PROPAGATE
     names.difference_update({name for name in names if name.startswith("AWS_")})
-
-
-def own_variant(section: LGen) -> Variant:
-    """Return the variant that the section gives. The section's defaults are those of Table I."""
-    return Variant(**{name: getattr(section, name) for name in VARIED})
-
-
-def draw_variants(section: LGen, seed: int) -> list[Variant]:
-    """Return the variants to try: the section's own, then random others of the search space.
-
-    There are fewer than `trials` if the search space has no more variants.
-    """
-    own = own_variant(section)
-    choices = [getattr(section.search, name) for name in VARIED]
-    order = permutation(seed, 0, math.prod(map(len, choices))).tolist()
-    drawn = (_variant(choices, index) for index in order)
-    others = (variant for variant in drawn if variant != own)
-    return [own, *itertools.islice(others, section.trials - 1)]
-
-
-def _variant(choices: list[list[Any]], index: int) -> Variant:
-    """Return one point of the search space by its number."""
-    positions = np.unravel_index(index, [len(values) for values in choices])
-    chosen = (values[position] for values, position in zip(choices, positions, strict=True))
-    return Variant(**dict(zip(VARIED, chosen, strict=True)))
 
 
 def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
@@ -168,7 +141,7 @@ def _restore(folder: Location, trainable: Any) -> tune.Tuner | None:
 
 
 class _Show(tune.Callback):
-    """Shows every trial that ends.
+    """Shows the trials of every group that ends.
 
     Ray pickles this object with the search, so the progress bar is only made at the first trial.
     """
@@ -194,16 +167,18 @@ class _Show(tune.Callback):
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Ray Tune's hook."""
-        self._ended += 1
-        variant = ", ".join(f"{name} {value}" for name, value in trial.config.items())
-        error = trial.last_result.get("nme", float("nan"))
-        log.info("lgen: trial %d of %d: NME %.4f, %s", self._ended, self._trials, error, variant)
+        group = trial.config["variants"]
+        errors = trial.last_result.get("errors", [float("nan")] * len(group))
+        for variant, error in zip(group, errors, strict=True):
+            self._ended += 1
+            said = ", ".join(f"{name} {value}" for name, value in variant.items())
+            log.info("lgen: trial %d of %d: NME %.4f, %s", self._ended, self._trials, error, said)
         if self._progress is not None:
-            self._progress.advance(1)
+            self._progress.advance(len(group))
         if self._telemetry is not None:
-            errors = [other.last_result.get("nme", float("nan")) for other in trials]
+            best = [other.last_result.get("nme", float("nan")) for other in trials]
             seconds = trial.last_result.get("time_total_s", 0)
-            self._telemetry.trial(seconds, float(np.fmin.reduce(errors)))  # ignores NaN
+            self._telemetry.trials(len(group), seconds, float(np.fmin.reduce(best)))  # ignores NaN
 
     def on_experiment_end(self, trials: list[Any], **info: Any) -> None:
         """Ray Tune's hook."""
@@ -224,18 +199,23 @@ class _Show(tune.Callback):
 def _trial(
     config: dict[str, Any], *, rows: ray.ObjectRef, epochs: int, seed: int, device: str
 ) -> None:
-    """Train the variant of Ray Tune's `config`, and report its validation error about 20 times."""
+    """Train the variants of Ray Tune's `config`, and report their errors about 20 times."""
     data = ray.get(rows) if isinstance(rows, ray.ObjectRef) else rows
     every = max(1, epochs // REPORTS)
 
-    def report(epoch: int, network: LandmarkGenerator) -> None:
+    def report(epoch: int, networks: list[LandmarkGenerator]) -> None:
         if epoch % every == 0 or epoch == epochs:
-            tune.report({"nme": data.error(network, data.validation), "epochs": epoch})
+            errors = [data.error(network, data.validation) for network in networks]
+            best = float(np.fmin.reduce(errors))  # ignores NaN
+            tune.report({"nme": best, "errors": errors, "epochs": epoch})
 
     torch.set_num_threads(1)
     z, points = data.tensors(data.train)
-    variant = Variant(**config)
-    lgen.train(z, points, variant, epochs=epochs, seed=seed, device=device, on_epoch=report)
+    variants = [Variant(**values) for values in config["variants"]]
+    seeds = [seed] * len(variants)
+    lgen_training.train_together(
+        z, points, variants, epochs=epochs, seeds=seeds, device=device, on_epoch=report
+    )
 
 
 def fit(
@@ -273,7 +253,9 @@ def _fit(
 ) -> list[LandmarkGenerator]:
     torch.set_num_threads(1)
     z, points = rows.tensors(rows.train if on == "train" else np.arange(len(rows.z)))
-    networks = lgen.train_together(z, points, variants, epochs=epochs, seeds=seeds, device=device)
+    networks = lgen_training.train_together(
+        z, points, variants, epochs=epochs, seeds=seeds, device=device
+    )
     return [network.cpu() for network in networks]
 
 

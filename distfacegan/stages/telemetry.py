@@ -131,12 +131,12 @@ class Telemetry:
         self._trained_until = now
         self._advance(steps)
 
-    def trial(self, seconds: float, best_nme: float) -> None:
-        """Count a trial that ended."""
-        self._add("trials_total", 1)
+    def trials(self, count: int, seconds: float, best_nme: float) -> None:
+        """Count trials that ended, which took `seconds` together."""
+        self._add("trials_total", count)
         self._add("gpu_seconds_total", seconds * self._gpus_each)
         self._set("best_nme", best_nme)
-        self._advance(1)
+        self._advance(count)
 
     def _advance(self, count: int) -> None:
         self._left -= count
