@@ -1,4 +1,4 @@
-"""The command line: run, submit, jobs, logs, cancel, plan, status, report, verify, bench."""
+"""The command line: one function for each command."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distfacegan import __version__
-from distfacegan.bench.options import add_benches
+from distfacegan.bench.options import add_benches, positive
 from distfacegan.errors import DistfaceganError, RunDirectoryError
 from distfacegan.store.location import ObjectStoreError, brief, locate, reach
 from distfacegan.store.run_directory import STAGES, RunDirectory
@@ -91,6 +91,14 @@ def _parser() -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
         sub.set_defaults(command=command)
+
+    text = "train a landmark detector on the labelled faces of a run"
+    detector = commands.add_parser("train-detector", help=text, description=text)
+    detector.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
+    detector.add_argument("--to", required=True, metavar="DIR", help="where to write it")
+    detector.add_argument("--steps", type=positive, default=1500, help="training steps (1500)")
+    detector.add_argument("--seed", type=int, default=0, help="of the training (0)")
+    detector.set_defaults(command=_train_detector)
 
     bench = commands.add_parser("bench", help="measure what the documentation quotes")
     add_benches(bench, _bench)
@@ -287,6 +295,16 @@ def _verify(options: argparse.Namespace) -> int:
     if damaged or unreadable:
         return 1 if damaged else 2
     print("nothing is damaged")
+    return 0
+
+
+def _train_detector(options: argparse.Namespace) -> int:
+    from distfacegan import detector_training
+    from distfacegan.core.regressor import Schedule
+
+    schedule = Schedule(steps=options.steps)
+    run, to = _existing(options.run), locate(options.to)
+    print(detector_training.train(run, to, schedule, seed=options.seed))
     return 0
 
 

@@ -233,7 +233,8 @@ class Choosing(Section):
             if chosen.get("kind") in kinds:
                 moved[key] = value
             elif value is not None and chosen.get("kind") in cls.one_of().kinds:
-                have = " and ".join(kinds) + (" has" if len(kinds) == 1 else " have")
+                *others, last = kinds
+                have = f"{', '.join(others)} and {last} have" if others else f"{last} has"
                 raise ValueError(f"{cls.chooses} {chosen['kind']} has no key `{key}`; {have}")
         if cls.chooses in rest or moved:
             rest[cls.chooses] = chosen | moved
