@@ -92,6 +92,13 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
         sub.set_defaults(command=command)
 
+    text = "make one sample of a run's generated faces again"
+    again = commands.add_parser("regenerate", help=text, description=text)
+    again.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
+    again.add_argument("--index", type=int, required=True, help="of the sample, from 0")
+    again.add_argument("--to", required=True, metavar="DIR", help="where to write its files")
+    again.set_defaults(command=_regenerate)
+
     text = "train a landmark detector on the labelled faces of a run"
     detector = commands.add_parser("train-detector", help=text, description=text)
     detector.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
@@ -295,6 +302,14 @@ def _verify(options: argparse.Namespace) -> int:
     if damaged or unreadable:
         return 1 if damaged else 2
     print("nothing is damaged")
+    return 0
+
+
+def _regenerate(options: argparse.Namespace) -> int:
+    from distfacegan.regeneration import regenerate
+
+    for path in regenerate(_existing(options.run), options.index, locate(options.to)):
+        print(path)
     return 0
 
 

@@ -99,6 +99,8 @@ class Section(BaseModel):
                 found[name] = _before(field)[0]
             elif isinstance(value, Section):
                 found[name] = value.unrecorded()
+            elif dataclasses.is_dataclass(default) and name != getattr(self, "chooses", None):
+                found[name] = dataclasses.asdict(default)  # type: ignore[arg-type]
             elif dataclasses.is_dataclass(default):  # of a kind, whose keys stand beside
                 kind = dataclasses.fields(value)
                 found |= {f.name: f.default for f in kind if f.default is not dataclasses.MISSING}

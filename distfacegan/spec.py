@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from distfacegan.samplers import SAMPLERS, SamplerSettings
+from distfacegan.samplers.prior import OfPrior
 from distfacegan.sections.began import Began
 from distfacegan.sections.invert import Invert
 from distfacegan.sections.landmarks import Landmarks
@@ -40,12 +42,14 @@ SECTIONS = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "rep
 
 
 class Synthesize(Choosing):
-    """New faces with landmarks: z uniform, G(z) the face, L-Gen(z) its landmarks (section VI)."""
+    """New faces with landmarks: G(z) is the face, L-Gen(z) its landmarks (section VI)."""
 
     chooses: ClassVar[str] = "format"
 
     count: PositiveInt
     """Faces to generate."""
+    sampler: Annotated[SamplerSettings, OneOf(SAMPLERS)] = OfPrior()
+    """Which latents the faces are made of."""
     format: Annotated[ExportFormat, OneOf(FORMATS)] = WebDataset()
     """How they are written."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 1000
@@ -109,6 +113,11 @@ class JobSpec(Section):
                 f"synthesize.labels is {self.synthesize.labels}, and the section landmarks has no "
                 "detector. Give it one (`landmarks: {detector: onnx, model: FILE}`), or set "
                 "synthesize.labels to lgen"
+            )
+        if self.synthesize and "mirrored" in self.synthesize.sampler.uses and not self.invert:
+            raise ValueError(
+                f"synthesize.sampler is {self.synthesize.sampler.kind}: the mirrored photos have "
+                "to be inverted, which needs the section invert that inverted the photos"
             )
         if not any(getattr(self, name) for name in SECTIONS):
             raise ValueError(f"nothing to do: none of the sections {', '.join(SECTIONS)} is there")

@@ -17,6 +17,7 @@ from distfacegan.core.lgen import LandmarkGenerator, Variant
 from distfacegan.core.networks import Generator
 from distfacegan.core.search import Search
 from distfacegan.errors import CheckpointError, SourceError
+from distfacegan.samplers.prior import OfPrior
 from distfacegan.sections.invert import Retry
 from distfacegan.sections.lgen import LGen
 from distfacegan.sources.celeba import CelebASource
@@ -27,10 +28,9 @@ from distfacegan.stages.ingest import IngestWorker
 from distfacegan.stages.invert import InvertWorker
 from distfacegan.stages.landmarks import LandmarkWorker
 from distfacegan.stages.lgen_variants import draw_groups
+from distfacegan.stages.sample_maker import BLOCK, Recipe, SampleMaker
 from distfacegan.stages.stage import Job
-from distfacegan.stages.synthesize import BLOCK, SynthesizeWorker
 from distfacegan.store import files, groups, shards, weight_files
-from distfacegan.store.exports.webdataset import WebDataset
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
 from tests.jobs import load_spec
@@ -346,12 +346,13 @@ def test_the_same_index_gives_the_same_sample_whatever_the_shards(generator, tmp
     weight_files.save(tmp_path / "l", {"lgen": network.state_dict()}, meta)
     found = []
     for shard_rows in (7, BLOCK, 150):
-        worker = SynthesizeWorker(
-            tmp_path, tmp_path / "markers", generator, tmp_path / "l", seed=4, export=WebDataset()
+        recipe = Recipe(
+            generator=generator, lgen=tmp_path / "l", seed=4, count=220, sampler=OfPrior()
         )
-        worker._generator = DependsOnTheBatch()
+        maker = SampleMaker(recipe)
+        maker._generator = DependsOnTheBatch()
         plan = shards.split(220, shard_rows)
-        found.append([sample for shard in plan for sample in worker._samples(shard)])
+        found.append([sample for shard in plan for sample in maker.samples(shard)])
     for samples in zip(*found, strict=True):
         for name, value in vars(samples[0]).items():
             for other in samples[1:]:

@@ -12,6 +12,7 @@ from distfacegan.report.contents import STAGES, Contents
 from distfacegan.store.shards import Status
 
 MISSING = "–"
+OF_SOME_JOBS = ("mirror", "pairs")  # stages that the page leaves out where they have not run
 CURVES = {  # fields of metrics.jsonl by the title of their plot
     "M_global": "m_global",
     "k": "k",
@@ -45,7 +46,9 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
         summary=summary,
         fresh=summary["lgen"]["fresh"],
         complaints=contents.complaints,
-        stages=[stage for stage in STAGES if stage != "pairs" or stage in summary["stages"]],
+        stages=[
+            stage for stage in STAGES if stage not in OF_SOME_JOBS or stage in summary["stages"]
+        ],
         statuses=_statuses(summary),
         curves=_curves(contents),
         looks=_looks(contents),

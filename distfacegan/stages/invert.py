@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -55,16 +55,21 @@ class InvertWorker:
         markers: Location,
         generator: Location,
         *,
+        group: str = "latents",
+        mirrored: bool = False,
         search: Search,
         batch: int,
         retry: Retry | None = None,
         surrogate_folder: Location | None = None,
         device: str = "cpu",
     ) -> None:
-        """Load the networks and open the stores. `batch` faces are inverted at once."""
+        """Load the networks and open the stores.
+
+        `batch` faces are inverted at once. With `mirrored` their mirror images are inverted.
+        """
         torch.set_num_threads(1)  # the number of threads changes how sums are rounded
         self._photos = groups.open_group(photos, "photos")
-        self._latents = groups.open_group(store, "latents")
+        self._latents, self._mirrored = groups.open_group(store, group), mirrored
         self._markers, self._batch, self._device = markers, batch, device
         self._retry = retry
         model = latent_model(weights.load_generator(generator).to(device))
@@ -112,7 +117,8 @@ class InvertWorker:
         }
 
     def _faces(self, images: np.ndarray) -> Tensor:
-        return to_images(images, self._resolution, self._device)
+        seen = np.ascontiguousarray(images[:, :, ::-1]) if self._mirrored else images
+        return to_images(seen, self._resolution, self._device)
 
 
 def _batches(rows: np.ndarray, size: int) -> list[np.ndarray]:
@@ -129,8 +135,10 @@ class InvertStage(Stage):
 
     name = "invert"
     unit = "faces"
-    reads = ("ingest", "began")
-    writes = ("latents.zarr/latents", "invert")
+    reads: ClassVar[tuple[str, ...]] = ("ingest", "began")
+    writes: ClassVar[tuple[str, ...]] = ("latents.zarr/latents", "invert")
+    group: ClassVar[str] = "latents"
+    mirrored: ClassVar[bool] = False  # the mirror images of the faces are inverted
 
     def settings(self, job: Job) -> dict[str, Any]:
         """Return the settings that decide the latents."""
@@ -160,7 +168,7 @@ class InvertStage(Stage):
         assert section is not None
         photos_run, generator = _photos_run(job), _generator(job)
         photos = groups.open_group(photos_run.latents, "photos")
-        groups.create_group_of(photos, run.latents, "latents", Z=generator.network.latent_dim)
+        groups.create_group_of(photos, run.latents, self.group, Z=generator.network.latent_dim)
         device = cluster.device(job.spec.device)
         found = {**job.settings(self), "precision": _precision(section.precision, device, run)}
         learns = RECIPES[section.recipe].needs_surrogate
@@ -171,6 +179,8 @@ class InvertStage(Stage):
             store=run.latents,
             markers=run.markers(self.name),
             generator=generator.path,
+            group=self.group,
+            mirrored=self.mirrored,
             search=Search.of(found),
             batch=section.batch,
             retry=section.retry,
@@ -236,7 +246,7 @@ class InvertStage(Stage):
         recipe = RECIPES.get(record.settings.get("recipe", ""))  # None: a recipe of another version
         learns = recipe is not None and recipe.needs_surrogate
         yield from check_networks([run.surrogate], expected=learns and record.finished)
-        yield from check_group(run, self.name, "latents")
+        yield from check_group(run, self.name, self.group)
 
 
 def _steps_of_a_face(section: Invert) -> float:

@@ -1,8 +1,10 @@
-"""New faces with landmarks: G(z) and L-Gen(z) of uniform z, in shards of an export format."""
+"""New faces with landmarks: G(z) and L-Gen(z), in shards of an export format."""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -11,14 +13,14 @@ import numpy as np
 import torch
 
 from distfacegan import weights
-from distfacegan.core import uncertainty
 from distfacegan.core.labelling import Labelling
-from distfacegan.core.landmarks import eye_distance
 from distfacegan.core.lgen import Evaluation
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.seeding import uniform_latents
+from distfacegan.errors import RunDirectoryError
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster, landmarks, rates, sizes
+from distfacegan.stages.sample_maker import BLOCK, Recipe, SampleMaker, make_sampler
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import dataset, files, shards
@@ -29,45 +31,39 @@ from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
 from distfacegan.store.verification import Finding, check_present, check_shard_files
 
-# Samples are computed in whole blocks of BLOCK indices, even if a shard needs only a part of a
-# block. The last digits of G(z) can depend on the batch. With blocks a sample does not depend on
-# the size of the shards.
-BLOCK = 100
 GENERATION_FLOPS = 2.6e14  # operations a second of one H200, a guess for the plan
+
+IN_FLIGHT = 3  # of three shards, one is computed, the others are encoded or written
 
 
 class SynthesizeWorker:
-    """Holds G and L-Gen on one device. A plain class: tests use it without Ray."""
+    """Makes the samples of shards and writes their files. A plain class: tests use it without Ray.
+
+    `run` may be called from several threads at once: one computes while the others encode and
+    write.
+    """
 
     def __init__(
         self,
         folder: Location,
         markers: Location,
-        generator: Location,
-        lgen: Location,
+        recipe: Recipe,
         *,
-        seed: int,
         export: ExportFormat,
-        labels: str = "lgen",
-        labelling: Labelling | None = None,
         device: str = "cpu",
     ) -> None:
-        """Load the networks; labels other than `lgen` need the `labelling` of a detector."""
+        """Load the networks."""
         torch.set_num_threads(1)  # the number of threads changes how sums are rounded
-        self._folder, self._markers, self._device = folder, markers, device
-        self._seed, self._export = seed, export
-        loaded = weights.open_generator(generator)
-        self._generator = loaded.network.to(device)
-        latent_dim = self._generator.latent_dim
-        maker = weights.load_label_maker(lgen, latent_dim, loaded.digest)
-        self._lgen, self._others = maker.lgen.to(device), [each.to(device) for each in maker.others]
-        self._labels, self._reliability = labels, maker.reliability.get(labels)
-        self._labeller = labelling.make(device) if labelling else None
+        self._folder, self._markers, self._export = folder, markers, export
+        self._maker = SampleMaker(recipe, device)
+        self._computing = threading.Lock()
 
     def run(self, shard: Shard) -> ShardStats:
         """Generate the samples of one shard and write its files."""
-        started = time.time()
-        packed = dict(self._export.pack(shard.index, self._samples(shard)))
+        with self._computing:
+            started = time.time()
+            samples = self._maker.samples(shard)
+        packed = dict(self._export.pack(shard.index, samples))
         made = shards.marker(self._markers, shard)
         if made is not None:
             return made  # another worker took the shard over and finished first
@@ -81,50 +77,13 @@ class SynthesizeWorker:
             started=started,
         )
 
-    def _samples(self, shard: Shard) -> Iterator[Sample]:
-        for block in range(shard.start // BLOCK, -(-shard.stop // BLOCK)):
-            for sample in self._block(block):
-                if shard.start <= sample.index < shard.stop:
-                    yield sample
-
-    def _block(self, number: int) -> Iterator[Sample]:
-        """Compute the samples BLOCK * number to BLOCK * (number + 1) - 1."""
-        indices = range(BLOCK * number, BLOCK * (number + 1))
-        z = uniform_latents(self._seed, indices, self._generator.latent_dim, stream="synthesis")
-        with torch.inference_mode():
-            on_device = torch.from_numpy(z).to(self._device)
-            faces = to_faces(self._generator(on_device))
-            own = self._lgen(on_device).cpu().numpy()
-            others = [network(on_device).cpu().numpy() for network in self._others]
-        points, detected = own, None
-        if self._labeller is not None:
-            found = self._labeller(faces)
-            detected = np.where(found.trusted[:, None, None], found.points, own)
-            points = detected if self._labels == "detector" else (own + detected) / 2
-        expected = self._expected_errors(own, others, detected)
-        for i, index in enumerate(indices):
-            uncertain = None if expected is None else expected[i]
-            yield Sample(index, self._seed, z[i], faces[i], points[i], uncertain)
-
-    def _expected_errors(
-        self, own: np.ndarray, others: list[np.ndarray], detected: np.ndarray | None
-    ) -> np.ndarray | None:
-        """Return the expected error of each landmark, f32 [B, 49] in sides; None if not known."""
-        if self._reliability is None:
-            return None
-        signs = {"spread": uncertainty.spread(np.stack([own, *others]))}
-        if detected is not None:
-            signs["disagreement"] = uncertainty.disagreement(own, detected)
-        known = np.stack([signs[name] for name in self._reliability.signs], axis=-1)
-        return self._reliability.expect(known) * eye_distance(own)[:, None]
-
 
 class SynthesizeStage(Stage):
     """Latents to new faces with landmarks."""
 
     name = "synthesize"
     unit = "faces"
-    reads = ("began", "lgen")
+    reads = ("began", "invert", "mirror", "lgen")
     writes = ("synthetic",)
 
     def settings(self, job: Job) -> dict[str, Any]:
@@ -151,7 +110,19 @@ class SynthesizeStage(Stage):
         generator, lgen = _networks(job)
         # Raises if the weights do not fit together.
         weights.load_lgen(lgen, generator.network.latent_dim, generator.digest)
-        return {"generator": generator.digest, "lgen": weights.digest(lgen, weights.LGEN)}
+        found = {"generator": generator.digest, "lgen": weights.digest(lgen, weights.LGEN)}
+        assert job.spec.synthesize is not None
+        sampler = job.spec.synthesize.sampler
+        if sampler.uses:
+            found["latents"] = job.run.identity("invert")
+            inverted = job.run.record("invert")
+            if inverted is not None and inverted.inputs["generator"] != generator.digest:
+                raise RunDirectoryError(
+                    f"{job.run.root}: the photos were inverted with the generator "
+                    f"{inverted.inputs['generator']}, synthesize has the generator "
+                    f"{generator.digest}. The sampler {sampler.kind} needs the same one"
+                )
+        return found | sampler.inputs()
 
     def execute(self, job: Job) -> Outcome:
         """Finish the stage."""
@@ -159,6 +130,8 @@ class SynthesizeStage(Stage):
         assert section is not None
         generator, lgen = _networks(job)
         weights.warn_if_unowned(lgen, generator.digest)
+        recipe = recipe_of(job)
+        make_sampler(recipe, generator.network.latent_dim)  # raises if there are too few samples
         plan = shards.split(section.count, section.shard_rows)
         errors = weights.lgen_evaluation(lgen)
         manifest = {
@@ -173,6 +146,7 @@ class SynthesizeStage(Stage):
             "nme": errors.nme if errors else "not measured",
             "nme_mean_shape": errors.nme_mean_shape if errors else "not measured",
             "labels": section.labels,
+            "sampler": dataclasses.asdict(section.sampler),  # type: ignore[call-overload]
             **_fresh_errors(errors),
         }
         dataset.write_manifest(run.synthetic, manifest, section.format)
@@ -180,16 +154,12 @@ class SynthesizeStage(Stage):
             SynthesizeWorker,
             folder=run.synthetic,
             markers=run.markers(self.name),
-            generator=generator.path,
-            lgen=lgen,
-            seed=job.spec.seed,
+            recipe=recipe,
             export=section.format,
-            labels=section.labels,
-            labelling=_labelling(job),
             device=cluster.device(job.spec.device),
         )
         workers = cluster.gpu_workers(section.workers, job.spec.device)
-        return finish_shards(self, job, plan, worker, workers=workers)
+        return finish_shards(self, job, plan, worker, workers=workers, in_flight=IN_FLIGHT)
 
     def plan(self, job: Job) -> Plan:
         """Return what there is to do."""
@@ -231,6 +201,23 @@ class SynthesizeStage(Stage):
         yield from check_shard_files(run, self.name, plan, run.synthetic)
         if record.finished:
             yield from check_present([dataset.manifest_path(run.synthetic)])
+
+
+def recipe_of(job: Job) -> Recipe:
+    """Return what decides the samples of a job."""
+    section = job.spec.synthesize
+    assert section is not None
+    generator, lgen = _networks(job)
+    return Recipe(
+        generator=generator.path,
+        lgen=lgen,
+        seed=job.spec.seed,
+        count=section.count,
+        sampler=section.sampler,
+        store=job.run.latents,
+        labels=section.labels,
+        labelling=_labelling(job),
+    )
 
 
 def _labelling(job: Job) -> Labelling | None:

@@ -28,7 +28,17 @@ from distfacegan.store.location import Location, remove_tree
 from distfacegan.store.records import StageRecord
 
 # The stages in the order in which they run.
-STAGES = ("ingest", "landmarks", "began", "invert", "pairs", "lgen", "synthesize", "report")
+STAGES = (
+    "ingest",
+    "landmarks",
+    "began",
+    "invert",
+    "mirror",
+    "pairs",
+    "lgen",
+    "synthesize",
+    "report",
+)
 
 
 @dataclasses.dataclass(frozen=True)

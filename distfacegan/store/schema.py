@@ -6,6 +6,7 @@
                 deviation f4 [N] from the source's own points, in eye distances; NaN without any
                 disagreement f4 [N] of the face and its mirror image, in eye distances
     latents/    z f4 [N,Z] · loss f4 [N] mean |x - G(z)|, pixels in [-1,1] · steps i4 [N] · status
+    mirrored/   z, loss, steps and status of the mirrored faces
     pairs/      z, points, score, disagreement and status of generated faces (stages/pairs.py)
                 shift f4 [N] of the points when G(z) is shifted by a pixel, in eye distances
                 judged f4 [N,49,2] points of a second detector
@@ -20,7 +21,13 @@ import dataclasses
 
 import numpy as np
 
-WRITTEN_BY = {"photos": "ingest", "landmarks": "landmarks", "latents": "invert", "pairs": "pairs"}
+WRITTEN_BY = {
+    "photos": "ingest",
+    "landmarks": "landmarks",
+    "latents": "invert",
+    "mirrored": "mirror",
+    "pairs": "pairs",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +39,12 @@ class ArraySchema:
     fill: float | str = 0
 
 
+_LATENTS = {
+    "z": ArraySchema("float32", ("Z",), np.nan),
+    "loss": ArraySchema("float32", (), np.nan),
+    "steps": ArraySchema("int32"),
+    "status": ArraySchema("uint8"),
+}
 GROUPS: dict[str, dict[str, ArraySchema]] = {
     "photos": {
         "image": ArraySchema("uint8", ("R", "R", 3)),
@@ -56,10 +69,6 @@ GROUPS: dict[str, dict[str, ArraySchema]] = {
         "judged": ArraySchema("float32", (49, 2), np.nan),
         "status": ArraySchema("uint8"),
     },
-    "latents": {
-        "z": ArraySchema("float32", ("Z",), np.nan),
-        "loss": ArraySchema("float32", (), np.nan),
-        "steps": ArraySchema("int32"),
-        "status": ArraySchema("uint8"),
-    },
+    "latents": _LATENTS,
+    "mirrored": _LATENTS,
 }

@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, ClassVar, Self
 
 import numpy as np
 
 from distfacegan.store.location import Location
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What the latent of a sample was made of."""
+
+    sampler: str  # its kind
+    parents: tuple[int, ...]  # rows of photos in the store, or of the file of latents
+    weights: tuple[float, ...]  # of the parents' latents in that of the sample
+    step: int | None = None  # from 0, of `steps` between two parents
+    steps: int | None = None
+
+    @classmethod
+    def of(cls, written: Mapping[str, Any]) -> Self:
+        """Return what `dataclasses.asdict` gave, which JSON has turned into lists."""
+        lists = {name: tuple(written[name]) for name in ("parents", "weights")}
+        return cls(**{**written, **lists})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +38,7 @@ class Sample:
     face: np.ndarray  # u8 [r, r, 3] RGB
     landmarks: np.ndarray  # f32 [49, 2], (x, y) in units of the face's side
     uncertainty: np.ndarray | None = None  # f32 [49], expected error of each landmark, in sides
+    origin: Origin | None = None  # None: z was drawn from the prior
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -48,6 +66,10 @@ class ExportFormat:
     def pack(self, shard: int, samples: Iterable[Sample]) -> Iterator[tuple[str, bytes]]:
         """Yield the name and the content of every file of a shard."""
         raise NotImplementedError
+
+    def files_of(self, sample: Sample) -> dict[str, bytes]:
+        """Return the name and the content of the files of one sample, as they are in its shard."""
+        return dict(self.pack(0, [sample]))
 
     def read_first(self, folder: Location, shard: int, count: int) -> list[Sample]:
         """Return the first samples of a shard, at most `count`.

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 from pydantic import Field
 
-from distfacegan.store.exports.export import ExportFormat, Sample
+from distfacegan.store.exports.export import ExportFormat, Origin, Sample
 from distfacegan.store.location import Location
 
 JPEG_BITS_PER_PIXEL = 3.0  # of a face at quality 95
@@ -45,10 +45,17 @@ class WebDataset(ExportFormat):
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as tar:
             for sample in samples:
-                name = f"{sample.index:09d}"
-                _add(tar, f"{name}.jpg", _jpeg(sample.face, self.jpeg_quality))
-                _add(tar, f"{name}.json", json.dumps(_labels(sample)).encode())
+                for name, data in self.files_of(sample).items():
+                    _add(tar, name, data)
         yield _name(shard), buffer.getvalue()
+
+    def files_of(self, sample: Sample) -> dict[str, bytes]:
+        """Return the two files of one sample."""
+        name = f"{sample.index:09d}"
+        return {
+            f"{name}.jpg": _jpeg(sample.face, self.jpeg_quality),
+            f"{name}.json": json.dumps(_labels(sample)).encode(),
+        }
 
     def read_first(self, folder: Location, shard: int, count: int) -> list[Sample]:
         """Return the first samples of a shard, at most `count`."""
@@ -78,6 +85,8 @@ def _labels(sample: Sample) -> dict[str, Any]:
     }
     if sample.uncertainty is not None:
         labels["uncertainty"] = [round(float(v), 6) for v in sample.uncertainty]
+    if sample.origin is not None:
+        labels["origin"] = dataclasses.asdict(sample.origin)
     return labels
 
 
@@ -93,6 +102,7 @@ def _sample(jpeg: bytes, labels: bytes) -> Sample:
         face=face,
         landmarks=np.array(found["landmarks"], np.float32),
         uncertainty=np.array(known, np.float32) if (known := found.get("uncertainty")) else None,
+        origin=Origin.of(known) if (known := found.get("origin")) else None,
     )
 
 
