@@ -18,6 +18,7 @@ from distfacegan.stages import (
     mirror,
     pairs,
     reporting,
+    study,
     synthesize,
 )
 from distfacegan.stages.stage import Job, Stage
@@ -38,6 +39,7 @@ STAGES: tuple[Stage, ...] = (
     pairs.STAGE,
     lgen.STAGE,
     synthesize.STAGE,
+    study.STAGE,
     reporting.STAGE,
 )
 

@@ -20,6 +20,7 @@ from distfacegan.sections.began import Began
 from distfacegan.sections.invert import Invert
 from distfacegan.sections.landmarks import Landmarks
 from distfacegan.sections.lgen import LGen, Pairs
+from distfacegan.sections.study import Study
 from distfacegan.settings import Choosing, OneOf, Section, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
 from distfacegan.store.exports import FORMATS, ExportFormat
@@ -38,7 +39,7 @@ class Ingest(Section):
     workers: Workers = None
 
 
-SECTIONS = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "report")
+SECTIONS = ("ingest", "landmarks", "began", "invert", "lgen", "synthesize", "study", "report")
 
 
 class Synthesize(Choosing):
@@ -92,6 +93,7 @@ class JobSpec(Section):
     invert: Invert | None = None
     lgen: LGen | None = None
     synthesize: Synthesize | None = None
+    study: Study | None = None
     report: Report | None = None
 
     @model_validator(mode="after")

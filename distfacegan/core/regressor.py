@@ -90,14 +90,18 @@ def train(
     schedule: Schedule,
     *,
     seed: int,
+    others: tuple[np.ndarray, np.ndarray] | None = None,
     start: Regressor | None = None,
     device: str = "cpu",
 ) -> Regressor:
     """Train a regressor on RGB faces u8 [N, R, R, 3] with landmarks f32 [N, 49, 2].
 
-    The training is a function of the seed, on one kind of device. `start` is a regressor to go on
-    from, which is changed.
+    The training is a function of the seed, on one kind of device. Half of every batch is drawn from
+    `others`, further faces with landmarks, if there are any. `start` is a regressor to go on from,
+    which is changed.
     """
+    sets = [(faces, points)] if others is None else [(faces, points), others]
+    each = schedule.batch // len(sets)
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[device] if device != "cpu" else []):
         torch.manual_seed(seed)  # of the weights and the dropout
@@ -110,13 +114,22 @@ def train(
             rate = schedule.learning_rate * min(1, (step + 1) / schedule.warm_up)
             for group in adam.param_groups:
                 group["lr"] = rate * (1 + math.cos(math.pi * step / schedule.steps)) / 2
-            rows = torch.randint(len(faces), (schedule.batch,), generator=random).numpy()
-            x, target = augment(to_input(faces[rows]), torch.from_numpy(points[rows]), random)
+            drawn = [_draw(some, known, each, random) for some, known in sets]
+            seen, target = (torch.cat(parts) for parts in zip(*drawn, strict=True))
+            x, target = augment(seen, target, random)
             x = x.to(device, memory_format=torch.channels_last)
             adam.zero_grad()
             relative_error(network(x), target.to(device)).backward()
             adam.step()
     return network.eval()
+
+
+def _draw(
+    faces: np.ndarray, points: np.ndarray, count: int, random: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Draw some of the faces with their landmarks, as the network sees them."""
+    rows = torch.randint(len(faces), (count,), generator=random).numpy()
+    return to_input(faces[rows]), torch.from_numpy(points[rows])
 
 
 def augment(x: Tensor, points: Tensor, random: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,8 @@ from distfacegan.report.contents import STAGES, Contents
 from distfacegan.store.shards import Status
 
 MISSING = "–"
-OF_SOME_JOBS = ("mirror", "pairs")  # stages that the page leaves out where they have not run
+# Stages that the page leaves out if they have not run.
+OF_SOME_JOBS = ("mirror", "pairs", "study")
 CURVES = {  # fields of metrics.jsonl by the title of their plot
     "M_global": "m_global",
     "k": "k",

@@ -37,6 +37,7 @@ STAGES = (
     "pairs",
     "lgen",
     "synthesize",
+    "study",
     "report",
 )
 
@@ -86,6 +87,11 @@ class RunDirectory:
     def synthetic(self) -> Location:
         """The generated dataset."""
         return self.root / "synthetic"
+
+    @property
+    def study(self) -> Location:
+        """The errors of networks that have learnt from the generated faces."""
+        return self.root / "study"
 
     @property
     def report(self) -> Location:
