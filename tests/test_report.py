@@ -49,7 +49,9 @@ TO_DO = {
     "ingest": ALL_ROWS,
     "landmarks": ALL_ROWS,
     "invert": ALL_ROWS,
+    "mirror": ALL_ROWS,
     "pairs": ALL_ROWS,
+    "study": {"rows": 6, "shards": 6},
     "began": {"steps": 20},
     "synthesize": {"rows": 20, "shards": 1},
 }
@@ -165,6 +167,24 @@ def make_invert(run) -> None:
     inputs = {"photos": run.identity("ingest"), "generator": generator_digest(run)}
     settings = {"recipe": "clip", "steps": 2, "radius": 1.0, "learning_rate": 0.1}
     record(run, "invert", settings, inputs)
+
+
+def make_mirror(run) -> None:
+    group = groups.open_group(run.latents, "latents")
+    arrays = {name: groups.read(group, name) for name in ("z", "loss", "steps", "status")}
+    fill(run, "mirror", "mirrored", arrays, Z=8)
+    record(run, "mirror", {}, {"generator": generator_digest(run)})
+
+
+def make_study(run) -> None:
+    errors = {"nme": [0.05, 0.06], "nme_mean": 0.055, "nme_std": 0.005}
+    networks = [
+        {"way": "synthetic", "real_faces": 0, **errors},
+        *({"way": "real", "real_faces": amount, **errors} for amount in (20, 50)),
+    ]
+    found = {"labels": "onnx", "faces_test": 30, "faces_generated": 20, "networks": networks}
+    files.write_json(run.study / "results.json", found)
+    record(run, "study", {"amounts": [20, 50], "seeds": 2})
 
 
 def make_pairs(run) -> None:
@@ -384,7 +404,15 @@ def test_the_page_says_the_numbers_of_the_summary(finished):
     assert "Not run" not in shown.text
 
 
-@pytest.mark.parametrize("num_stages", range(len(STAGES)))
+def test_the_study_has_its_table_and_says_whose_labels_it_is_judged_by(finished):
+    _, shown, summary = finished
+    assert "What the synthetic faces are worth" in shown.text
+    assert "5.50%" in shown.text
+    assert "whose landmarks the detector onnx has set" in shown.text
+    assert len(summary["study"]["networks"]) == 3
+
+
+@pytest.mark.parametrize("num_stages", range(len(STAGES) - 1))
 def test_a_run_of_the_first_stages_only_has_a_report(tmp_path, num_stages, no_plots):
     run = make_run(tmp_path, STAGES[:num_stages])
     shown = Page(report.write(run))

@@ -177,6 +177,12 @@ class Contents:
         return fresh.complaints if fresh else []
 
     @functools.cached_property
+    def study(self) -> dict[str, Any] | None:
+        """The results of the study; None if it is not finished."""
+        path = self.run.study / "results.json"
+        return files.read_json(path) if path.exists() else None
+
+    @functools.cached_property
     def trials(self) -> list[Trial]:
         """The trials of L-Gen's search, the best first."""
         path = self.run.lgen / "trials.json"

@@ -43,14 +43,13 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
         "percent": percent,
         "duration": duration,
     }
+    stages = [s for s in STAGES if s not in OF_SOME_JOBS or s in summary["stages"]]
     return environment.get_template("page.html").render(
         summary=summary,
         fresh=summary["lgen"]["fresh"],
         complaints=contents.complaints,
-        stages=[
-            stage for stage in STAGES if stage not in OF_SOME_JOBS or stage in summary["stages"]
-        ],
-        statuses=_statuses(summary),
+        stages=stages,
+        statuses=_statuses(summary, stages),
         curves=_curves(contents),
         looks=_looks(contents),
         looked_among=len(contents.rows_to_look_among),
@@ -59,6 +58,7 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
         deviations=_histogram(
             contents.deviations, "Deviation from the source's points", "share of the eye distance"
         ),
+        study=_study(summary),
         **pictures,
         job=contents.run.job.read_text() if contents.run.job.exists() else "",
     )
@@ -92,10 +92,9 @@ def duration(seconds: float | None) -> str:
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
 
 
-def _statuses(summary: dict[str, Any]) -> dict[str, list[int | None]]:
+def _statuses(summary: dict[str, Any], stages: list[str]) -> dict[str, list[int | None]]:
     """Return, for each status that occurs, the number of its rows in each stage with statuses."""
-    stages = [s for s in STAGES if s not in ("began", "lgen")]
-    found = {stage: summary["stages"].get(stage) for stage in stages}
+    found = {s: summary["stages"].get(s) for s in stages if s not in ("began", "lgen")}
     table: dict[str, list[int | None]] = {}
     for status in Status:
         cells: list[int | None] = []
@@ -109,6 +108,17 @@ def _statuses(summary: dict[str, Any]) -> dict[str, list[int | None]]:
         if any(cells) or status is Status.OK:
             table[status.label] = cells
     return table
+
+
+def _study(summary: dict[str, Any]) -> str | None:
+    """Return the plot of the study's errors; None if there is no study."""
+    if summary["study"] is None:
+        return None
+    errors: dict[str, list[tuple[int, float, float]]] = {}
+    for each in summary["study"]["networks"]:
+        point = each["real_faces"], each["nme_mean"], each["nme_std"]
+        errors.setdefault(each["way"], []).append(point)
+    return plots.errors(errors, "Error on real faces", "real faces learnt from")
 
 
 def _curves(contents: Contents) -> dict[str, str]:

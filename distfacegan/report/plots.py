@@ -10,10 +10,10 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 INK, MUTED, GRID = "#1d2733", "#5c6875", "#e6e9ed"
-COLOURS = ("#0b7a75", "#d1495b", "#8d99a6")
+COLOURS = ("#0b7a75", "#d1495b", "#8d99a6", "#edae49")
 MAX_POINTS = 1000  # a curve is drawn with at most this many points
 
 
@@ -42,6 +42,25 @@ def curves(
     axes.set_ylim(0, 1.08 * top or 1)
     if len(values) > 1 or level is not None:
         axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
+    return _uri(figure)
+
+
+def errors(
+    values: Mapping[str, Sequence[tuple[float, float, float]]], title: str, label: str
+) -> str:
+    """Draw named lists of (place, mean, spread) with error bars; what is at place 0 is a level."""
+    figure, axes = _figure(title, width=5.6)
+    for (name, points), colour in zip(values.items(), COLOURS, strict=False):
+        places, means, spreads = np.array(points).T
+        if places.max() == 0:
+            axes.axhline(means[0], color=colour, lw=1.4, ls="--", label=name)
+            axes.axhspan(means[0] - spreads[0], means[0] + spreads[0], color=colour, alpha=0.15)
+            continue
+        axes.errorbar(places, means, spreads, color=colour, lw=1.4, marker="o", ms=4, label=name)
+    axes.set_xlabel(label, color=MUTED, fontsize=9)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=1))
+    axes.legend(frameon=False, fontsize=8.5, labelcolor=INK)
     return _uri(figure)
 
 

@@ -50,6 +50,7 @@ def summarize(contents: Contents) -> dict[str, Any]:
         "landmarks": {"deviation": spread(contents.deviations)},
         "lgen": _lgen(contents),
         "synthesize": {"count": _synthetic_count(contents)},
+        "study": contents.study,
     }
 
 
