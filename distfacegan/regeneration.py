@@ -41,7 +41,7 @@ def regenerate(run: RunDirectory, index: int, folder: Location) -> list[Location
         )
     job.check(synthesize.STAGE, synthesize.STAGE.inputs(job))
     maker = SampleMaker(synthesize.recipe_of(job), cluster.device(spec.device))
-    [sample] = maker.samples(Shard(0, index, index + 1))
+    [(sample, _)] = maker.samples(Shard(0, index, index + 1))
     written = []
     for name, data in spec.synthesize.format.files_of(sample).items():
         files.write_bytes(folder / name, data)

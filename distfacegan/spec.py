@@ -20,6 +20,7 @@ from distfacegan.sections.began import Began
 from distfacegan.sections.invert import Invert
 from distfacegan.sections.landmarks import Landmarks
 from distfacegan.sections.lgen import LGen, Pairs
+from distfacegan.sections.quality import Filter
 from distfacegan.sections.study import Study
 from distfacegan.settings import Choosing, OneOf, Section, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
@@ -55,6 +56,8 @@ class Synthesize(Choosing):
     """How they are written."""
     shard_rows: Annotated[int, Field(ge=1, le=65536)] = 1000
     """Faces of one shard, which a worker holds in memory."""
+    filter: Filter | None = None
+    """Leaves out faces that are not fit; default: none."""
     labels: Literal["lgen", "detector", "mean"] = "lgen"
     """Where the landmarks come from. lgen: L-Gen(z). detector: the job's detector on the very face.
     mean: the mean of both, the truest. L-Gen's stand in for a face on which the detector is not
@@ -64,6 +67,15 @@ class Synthesize(Choosing):
     lgen: StorePath | None = None
     """Folder of a landmark generator; default: this run's."""
     workers: Workers = None
+
+    @model_validator(mode="after")
+    def _filter_fits(self) -> Synthesize:
+        if self.filter and self.filter.max_disagreement is not None and self.labels == "lgen":
+            raise ValueError(
+                "filter.max_disagreement compares L-Gen with the detector on every face: set "
+                "labels to detector or mean, or leave it out"
+            )
+        return self
 
 
 class Report(Section):

@@ -20,7 +20,7 @@ def nearest(faces: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarra
     """
     if faces.shape[1:] != among.shape[1:] or len(among) == 0:
         raise ValueError(f"cannot compare faces {faces.shape} with faces {among.shape}")
-    return _nearest(_thumbnails(faces), _thumbnails(among))
+    return nearest_thumbnails(thumbnails(faces), thumbnails(among))
 
 
 def nearest_ratio(generated: np.ndarray, real: np.ndarray) -> float:
@@ -33,21 +33,25 @@ def nearest_ratio(generated: np.ndarray, real: np.ndarray) -> float:
     if len(real) < 2:
         raise ValueError(f"nearest_ratio needs at least 2 real faces, found {len(real)}")
     _, of_generated = nearest(generated, real)
-    small = _thumbnails(real)
-    _, of_real = _nearest(small, small, others=True)
+    small = thumbnails(real)
+    _, of_real = nearest_thumbnails(small, small, others=True)
     usual = float(np.median(of_real))
     return float(np.median(of_generated)) / usual if usual else float("nan")
 
 
-def _nearest(
+def nearest_thumbnails(
     faces: np.ndarray, among: np.ndarray, *, others: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Search block by block; with `others` face i is not its own neighbour."""
+    """Return what `nearest` returns, of thumbnails i8 [B, D] among others i8 [N, D].
+
+    With `others` face i is not its own neighbour.
+    """
+    faces = faces.astype(np.float32)
     indices, squares = np.zeros(len(faces), np.int64), np.full(len(faces), np.inf)
     rows = np.arange(len(faces))
     norms = (faces**2).sum(axis=1, dtype=np.float64)
     for start in range(0, len(among), BLOCK):
-        block = among[start : start + BLOCK]
+        block = among[start : start + BLOCK].astype(np.float32)
         # |a - b|^2 = |a|^2 + |b|^2 - 2 ab: one matrix product [B, BLOCK].
         found = norms[:, None] + (block**2).sum(axis=1, dtype=np.float64) - 2 * faces @ block.T
         if others:
@@ -59,12 +63,24 @@ def _nearest(
     return indices, np.sqrt(squares / faces.shape[1]).astype(np.float32)
 
 
-def _thumbnails(faces: np.ndarray) -> np.ndarray:
-    """Return thumbnails, at most 16 x 16 pixels, as f32 [N, D], whole numbers from -128 to 127.
+def thumbnails(faces: np.ndarray) -> np.ndarray:
+    """Return thumbnails, at most 16 x 16 pixels, as i8 [N, D].
 
     A float32 product of such numbers is exact in any order, because 3 * 16^2 * 128^2 < 2^24.
     """
     side = min(SIDE, faces.shape[1])
     small = [cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA) for face in faces]
     shape = (len(faces), 3 * side**2)
-    return np.reshape(small, shape).astype(np.float32) - np.float32(_MIDDLE)
+    return (np.reshape(small, shape).astype(np.int16) - _MIDDLE).astype(np.int8)
+
+
+def to_earlier(faces: np.ndarray) -> np.ndarray:
+    """Return how far each of faces u8 [B, r, r, 3] is from the nearest earlier one: f32 [B].
+
+    The distance is that of `nearest`; the first face has inf.
+    """
+    small = thumbnails(faces).astype(np.float32)
+    norms = (small**2).sum(axis=1)
+    squares = norms[:, None] + norms - 2 * small @ small.T
+    earlier = np.tri(len(faces), k=-1, dtype=bool)
+    return np.sqrt(np.where(earlier, squares, np.inf).min(axis=1, initial=np.inf) / small.shape[1])

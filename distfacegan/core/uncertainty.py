@@ -32,6 +32,13 @@ class Reliability:
     found: list[float]  # the mean error that was found
     correlation: float  # of both, over the faces
 
+    def bound(self, share: float) -> float:
+        """Return the expected error, mean of a face, that a share of all faces does not exceed."""
+        if share >= 1:
+            return np.inf
+        middles = (np.arange(len(self.expected)) + 0.5) / len(self.expected)
+        return float(np.interp(share, middles, self.expected))
+
     def expect(self, signs: np.ndarray) -> np.ndarray:
         """Return the expected error f32 [N, P] of signs [N, P, S]; it is never below 0."""
         found = np.array(self.offset) + signs @ np.array(self.slope)

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 
 from distfacegan import weights
-from distfacegan.core import uncertainty
+from distfacegan.core import neighbours, uncertainty
 from distfacegan.core.labelling import Labelling
-from distfacegan.core.landmarks import eye_distance
+from distfacegan.core.landmarks import eye_distance, nme
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.priors import UNIFORM
+from distfacegan.core.quality import Bounds, Fault, find_faults
+from distfacegan.core.uncertainty import Reliability
 from distfacegan.errors import RunDirectoryError
 from distfacegan.samplers import Photos, Sampler, SamplerSettings
+from distfacegan.sections.quality import Filter
 from distfacegan.store import groups
 from distfacegan.store.exports import Sample
 from distfacegan.store.location import Location
@@ -38,6 +41,8 @@ class Recipe:
     store: Location | None = None  # of the photos' latents, if the sampler uses any
     labels: str = "lgen"
     labelling: Labelling | None = None  # of the detector, for labels other than `lgen`
+    filter: Filter | None = None
+    photos: Location | None = None  # the store of the photos to keep away from
 
 
 class SampleMaker:
@@ -57,18 +62,20 @@ class SampleMaker:
         self._reliability = maker.reliability.get(recipe.labels)
         self._labeller = recipe.labelling.make(device) if recipe.labelling else None
         self._sampler = make_sampler(recipe, latent_dim)
+        self._bounds = _bounds(recipe, self._reliability)
+        self._photos = _thumbnails(recipe.photos) if recipe.photos is not None else None
 
-    def samples(self, shard: Shard) -> list[Sample]:
-        """Return the samples of a shard."""
+    def samples(self, shard: Shard) -> list[tuple[Sample, Fault]]:
+        """Return the samples of a shard, and why some of them are not fit for the data set."""
         blocks = range(shard.start // BLOCK, -(-shard.stop // BLOCK))
         return [
-            sample
+            (sample, fault)
             for block in blocks
-            for sample in self._block(block)
+            for sample, fault in self._block(block)
             if shard.start <= sample.index < shard.stop
         ]
 
-    def _block(self, number: int) -> list[Sample]:
+    def _block(self, number: int) -> list[tuple[Sample, Fault]]:
         """Compute the samples BLOCK * number to BLOCK * (number + 1) - 1, or to the last one."""
         stop = BLOCK * (number + 1)
         indices = np.arange(BLOCK * number, min(stop, self._sampler.count or stop))
@@ -84,15 +91,31 @@ class SampleMaker:
             detected = np.where(found.trusted[:, None, None], found.points, own)
             points = detected if self._recipe.labels == "detector" else (own + detected) / 2
         expected = self._expected_errors(own, others, detected)
+        distance = None
+        if self._photos is not None:
+            small = neighbours.thumbnails(faces)
+            _, distance = neighbours.nearest_thumbnails(small, self._photos)
+        faults = find_faults(
+            faces,
+            self._bounds,
+            error=None if expected is None else expected.mean(axis=1),
+            disagreement=None if detected is None else nme(own, detected),
+            photo_distance=distance,
+        )
+        sides = eye_distance(own)
         return [
-            Sample(
-                index,
-                self._recipe.seed,
-                drawn.z[i],
-                faces[i],
-                points[i],
-                None if expected is None else expected[i],
-                drawn.origins[i],
+            (
+                Sample(
+                    index,
+                    self._recipe.seed,
+                    drawn.z[i],
+                    faces[i],
+                    points[i],
+                    None if expected is None else sides[i] * expected[i],
+                    drawn.origins[i],
+                    None if distance is None else float(distance[i]),
+                ),
+                Fault(faults[i]),
             )
             for i, index in enumerate(indices.tolist())
         ]
@@ -100,14 +123,25 @@ class SampleMaker:
     def _expected_errors(
         self, own: np.ndarray, others: list[np.ndarray], detected: np.ndarray | None
     ) -> np.ndarray | None:
-        """Return the expected error of each landmark, f32 [B, 49] in sides; None if not known."""
+        """Return the expected error of each landmark, f32 [B, 49] in eye distances.
+
+        None if it is not known.
+        """
         if self._reliability is None:
             return None
         signs = {"spread": uncertainty.spread(np.stack([own, *others]))}
         if detected is not None:
             signs["disagreement"] = uncertainty.disagreement(own, detected)
         known = np.stack([signs[name] for name in self._reliability.signs], axis=-1)
-        return self._reliability.expect(known) * eye_distance(own)[:, None]
+        return self._reliability.expect(known)
+
+
+def check(recipe: Recipe, generator: weights.LoadedGenerator) -> None:
+    """Raise a DistfaceganError if the samples of a recipe cannot be had."""
+    latent_dim = generator.network.latent_dim
+    make_sampler(recipe, latent_dim)
+    maker = weights.load_label_maker(recipe.lgen, latent_dim, generator.digest)
+    _bounds(recipe, maker.reliability.get(recipe.labels))
 
 
 def make_sampler(recipe: Recipe, latent_dim: int) -> Sampler:
@@ -132,6 +166,37 @@ def make_sampler(recipe: Recipe, latent_dim: int) -> Sampler:
             f"{sampler.count} samples here: set count to {sampler.count} or less"
         )
     return sampler
+
+
+def _bounds(recipe: Recipe, reliability: Reliability | None) -> Bounds:
+    """Return the bounds of a filter; raises RunDirectoryError if one of them cannot be had."""
+    given = recipe.filter
+    if given is None:
+        return Bounds()
+    if given.keep < 1 and reliability is None:
+        raise RunDirectoryError(
+            f"synthesize.filter.keep is {given.keep}, but the expected errors of labels "
+            f"{recipe.labels!r} are not known: {recipe.lgen} has no reliability for them. Train "
+            "L-Gen with a detector (and lgen.judge, for labels other than lgen), or leave keep out"
+        )
+    return Bounds(
+        min_contrast=given.min_contrast,
+        max_saturation=given.max_saturation,
+        max_error=reliability.bound(given.keep) if reliability else np.inf,
+        max_disagreement=given.max_disagreement or np.inf,
+        min_distance=given.min_distance,
+        min_photo_distance=given.min_photo_distance,
+    )
+
+
+def _thumbnails(store: Location) -> np.ndarray:
+    """Return the thumbnails of all faces of the photos, i8 [N, D]: 768 bytes each."""
+    photos = groups.open_group(store, "photos")
+    found = []
+    for shard in groups.plan(photos):
+        good = groups.read(photos, "status", shard) == Status.OK
+        found.append(neighbours.thumbnails(groups.read(photos, "image", shard)[good]))
+    return np.concatenate(found)
 
 
 def _load_photos(store: Location, *, mirrored: bool) -> Photos:

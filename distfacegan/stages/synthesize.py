@@ -16,11 +16,12 @@ from distfacegan import weights
 from distfacegan.core.labelling import Labelling
 from distfacegan.core.lgen import Evaluation
 from distfacegan.core.pixels import to_faces
+from distfacegan.core.quality import Fault
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
 from distfacegan.spec import JobSpec
 from distfacegan.stages import cluster, landmarks, rates, sizes
-from distfacegan.stages.sample_maker import BLOCK, Recipe, SampleMaker, make_sampler
+from distfacegan.stages.sample_maker import BLOCK, Recipe, SampleMaker, check
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store import dataset, files, shards
@@ -33,6 +34,15 @@ from distfacegan.store.verification import Finding, check_present, check_shard_f
 
 GENERATION_FLOPS = 2.6e14  # operations a second of one H200, a guess for the plan
 
+STATUS_OF = {
+    Fault.NONE: Status.OK,
+    Fault.FLAT: Status.FLAT,
+    Fault.SATURATED: Status.SATURATED,
+    Fault.UNCERTAIN: Status.UNCERTAIN,
+    Fault.LABELS_DISAGREE: Status.LABELS_DISAGREE,
+    Fault.DUPLICATE: Status.DUPLICATE,
+    Fault.NEAR_PHOTO: Status.NEAR_PHOTO,
+}
 IN_FLIGHT = 3  # of three shards, one is computed, the others are encoded or written
 
 
@@ -62,17 +72,17 @@ class SynthesizeWorker:
         """Generate the samples of one shard and write its files."""
         with self._computing:
             started = time.time()
-            samples = self._maker.samples(shard)
-        packed = dict(self._export.pack(shard.index, samples))
-        made = shards.marker(self._markers, shard)
-        if made is not None:
-            return made  # another worker took the shard over and finished first
+            made = self._maker.samples(shard)
+        packed = dict(self._export.pack(shard.index, (s for s, fault in made if not fault)))
+        done = shards.marker(self._markers, shard)
+        if done is not None:
+            return done  # another worker took the shard over and finished first
         for name, data in packed.items():
             files.write_bytes(self._folder / name, data)
         return shards.mark_done(
             self._markers,
             shard,
-            statuses={Status.OK.label: len(shard)},
+            statuses=shards.count_statuses(np.array([STATUS_OF[fault] for _, fault in made])),
             digests={name: files.digest(data) for name, data in packed.items()},
             started=started,
         )
@@ -131,7 +141,7 @@ class SynthesizeStage(Stage):
         generator, lgen = _networks(job)
         weights.warn_if_unowned(lgen, generator.digest)
         recipe = recipe_of(job)
-        make_sampler(recipe, generator.network.latent_dim)  # raises if there are too few samples
+        check(recipe, generator)
         plan = shards.split(section.count, section.shard_rows)
         errors = weights.lgen_evaluation(lgen)
         manifest = {
@@ -217,7 +227,21 @@ def recipe_of(job: Job) -> Recipe:
         store=job.run.latents,
         labels=section.labels,
         labelling=_labelling(job),
+        filter=section.filter,
+        photos=_photos_to_avoid(job),
     )
+
+
+def _photos_to_avoid(job: Job) -> Location | None:
+    """Return the store of the photos that no face may be too near to; None if there is no bound."""
+    assert job.spec.synthesize is not None
+    bounds = job.spec.synthesize.filter
+    if bounds is None or bounds.min_photo_distance == 0:
+        return None
+    inverts = job.spec.invert
+    run = RunDirectory(inverts.photos) if inverts and inverts.photos else job.run
+    run.identity("ingest")  # raises if there are no photos
+    return run.latents
 
 
 def _labelling(job: Job) -> Labelling | None:

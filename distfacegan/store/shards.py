@@ -36,6 +36,12 @@ class Status(enum.IntEnum):
     IMPOSSIBLE_SHAPE = 8
     LOW_SCORE = 9
     VIEWS_DISAGREE = 10
+    FLAT = 11
+    SATURATED = 12
+    UNCERTAIN = 13
+    LABELS_DISAGREE = 14
+    DUPLICATE = 15
+    NEAR_PHOTO = 16
 
     @property
     def label(self) -> str:

@@ -39,6 +39,7 @@ class Sample:
     landmarks: np.ndarray  # f32 [49, 2], (x, y) in units of the face's side
     uncertainty: np.ndarray | None = None  # f32 [49], expected error of each landmark, in sides
     origin: Origin | None = None  # None: z was drawn from the prior
+    photo_distance: float | None = None  # to the nearest photo (core/neighbours.py), if looked for
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

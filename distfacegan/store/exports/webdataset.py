@@ -87,6 +87,8 @@ def _labels(sample: Sample) -> dict[str, Any]:
         labels["uncertainty"] = [round(float(v), 6) for v in sample.uncertainty]
     if sample.origin is not None:
         labels["origin"] = dataclasses.asdict(sample.origin)
+    if sample.photo_distance is not None:
+        labels["photo_distance"] = round(sample.photo_distance, 3)
     return labels
 
 
@@ -103,6 +105,7 @@ def _sample(jpeg: bytes, labels: bytes) -> Sample:
         landmarks=np.array(found["landmarks"], np.float32),
         uncertainty=np.array(known, np.float32) if (known := found.get("uncertainty")) else None,
         origin=Origin.of(known) if (known := found.get("origin")) else None,
+        photo_distance=found.get("photo_distance"),
     )
 
 
