@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import webdataset
+import yaml
 
 from distfacegan.errors import RunDirectoryError, SpecError
 from distfacegan.store.dataset import write_manifest
@@ -94,9 +95,56 @@ def test_the_keys_of_a_format_stand_beside_it_in_a_spec(tmp_path):
         load_spec(tmp_path, synthesize={"count": 3, "format": "webdatset"})
 
 
-def test_the_card_says_how_the_dataset_is_read(tmp_path):
-    names = ("name", "count", "shards", "resolution", "latent_dim", "generator", "lgen")
-    manifest = dict.fromkeys((*names, "nme", "nme_mean_shape"), 8)
-    write_manifest(tmp_path, manifest, WebDataset())
-    assert WebDataset.how_to_read in (tmp_path / "README.md").read_text()
+MANIFEST = {
+    "name": "little: a test",
+    "count": 1500,
+    "shards": 3,
+    "resolution": 64,
+    "generator": "of-g",
+    "lgen": "of-l",
+    "labels": "lgen",
+    "seed": 8,
+    "sampler": {"kind": "interpolate", "steps": 5},
+    "nme": 0.01,
+    "nme_mean_shape": 0.06,
+}
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_card_says_how_the_dataset_is_read_in_the_form_of_the_hub(tmp_path, kind):
+    write_manifest(tmp_path, MANIFEST, FORMATS[kind]())
+    text = (tmp_path / "README.md").read_text()
+    assert FORMATS[kind].how_to_read in text
+    assert "sampler `interpolate`, steps 5; seed 8" in text
+    assert "The error on generated faces is not known" in text
     assert json.loads((tmp_path / "manifest.json").read_text())["format"] == 1
+    _, head, _ = text.split("---\n", 2)
+    found = yaml.safe_load(head)
+    assert found["pretty_name"] == "little: a test"
+    assert found["size_categories"] == ["1K<n<10K"]
+    patterns = [each["data_files"] for each in found.get("configs", [])]
+    assert patterns == [p for p in [FORMATS[kind].data_files] if p]
+
+
+def test_the_card_says_what_was_measured_and_what_was_left_out(tmp_path):
+    known = {
+        "kept": 1400,
+        "dropped": {"flat": 60, "near photo": 40},
+        "nme_generated": 0.0123,
+        "nme_generated_linear": 0.02,
+        "nme_generated_mean_shape": 0.07,
+        "calibration": {"num_faces": 300, "nme": 0.0273},
+        "photos": {"source": "folder", "count": 2000, "faces": 1988},
+        "coverage": {"turn": [{"group": "turned", "photos": 9, "found": 0.5}]},
+    }
+    write_manifest(tmp_path, MANIFEST | known, WebDataset())
+    text = (tmp_path / "README.md").read_text()
+    for words in (
+        "1400 of 1500 faces",
+        "60 flat, 40 near photo",
+        "0.0123 of the distance",
+        "on 300 photos that people have annotated: 0.0273",
+        "`folder` (2000 photos, 1988 with a",
+        "| turned | 9 | 50.0% |",
+    ):
+        assert words in text

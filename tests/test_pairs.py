@@ -16,9 +16,11 @@ from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError, SpecError
+from distfacegan.samplers.prior import OfPrior
 from distfacegan.stages import pair_rows, pairs
 from distfacegan.stages.pair_rows import Layout
 from distfacegan.stages.pairs import PairWorker
+from distfacegan.stages.sample_maker import Recipe
 from distfacegan.stages.synthesize import SynthesizeWorker
 from distfacegan.store import groups, shards, weight_files
 from distfacegan.store.exports.webdataset import WebDataset
@@ -262,12 +264,16 @@ def test_the_label_of_a_sample_is_the_one_that_is_asked_for(
     worker = SynthesizeWorker(
         tmp_path,
         tmp_path / "markers",
-        generator,
-        lgen,
-        seed=4,
+        Recipe(
+            generator=generator,
+            lgen=lgen,
+            seed=4,
+            count=40,
+            sampler=OfPrior(),
+            labels=labels,
+            labelling=labelling,
+        ),
         export=WebDataset(),
-        labels=labels,
-        labelling=labelling,
     )
     worker.run(shards.split(20, 20)[0])
     samples = WebDataset().read_first(tmp_path, 0, 20)

@@ -7,6 +7,7 @@ import functools
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,12 @@ import torch
 
 from distfacegan import weights
 from distfacegan.core.labelling import Labelling
-from distfacegan.core.lgen import Evaluation
 from distfacegan.core.pixels import to_faces
 from distfacegan.core.quality import Fault
 from distfacegan.core.seeding import uniform_latents
 from distfacegan.errors import RunDirectoryError
-from distfacegan.spec import JobSpec
-from distfacegan.stages import cluster, landmarks, rates, sizes
+from distfacegan.spec import JobSpec, Synthesize
+from distfacegan.stages import cluster, dataset_facts, landmarks, rates, sizes
 from distfacegan.stages.sample_maker import BLOCK, Recipe, SampleMaker, check
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
@@ -105,6 +105,7 @@ class SynthesizeStage(Stage):
         if section.lgen is not None:
             weights.digest(section.lgen, weights.LGEN)
         found = section.model_dump(exclude={"workers", "generator", "lgen"})
+        found["sampler"] = _sampler_settings(section)
         if section.labels != "lgen":
             assert job.spec.landmarks is not None
             found["labelling"] = landmarks.labelling_settings(job.spec.landmarks)
@@ -143,22 +144,7 @@ class SynthesizeStage(Stage):
         recipe = recipe_of(job)
         check(recipe, generator)
         plan = shards.split(section.count, section.shard_rows)
-        errors = weights.lgen_evaluation(lgen)
-        manifest = {
-            "name": job.spec.name,
-            "count": section.count,
-            "shards": len(plan),
-            "shard_rows": section.shard_rows,
-            "resolution": generator.network.resolution,
-            "latent_dim": generator.network.latent_dim,
-            "seed": job.spec.seed,
-            **self.inputs(job),
-            "nme": errors.nme if errors else "not measured",
-            "nme_mean_shape": errors.nme_mean_shape if errors else "not measured",
-            "labels": section.labels,
-            "sampler": dataclasses.asdict(section.sampler),  # type: ignore[call-overload]
-            **_fresh_errors(errors),
-        }
+        manifest = self._manifest(job, generator, lgen)
         dataset.write_manifest(run.synthetic, manifest, section.format)
         worker = functools.partial(
             SynthesizeWorker,
@@ -169,7 +155,35 @@ class SynthesizeStage(Stage):
             device=cluster.device(job.spec.device),
         )
         workers = cluster.gpu_workers(section.workers, job.spec.device)
-        return finish_shards(self, job, plan, worker, workers=workers, in_flight=IN_FLIGHT)
+        outcome = finish_shards(self, job, plan, worker, workers=workers, in_flight=IN_FLIGHT)
+        if not outcome.left:
+            dataset.write_manifest(
+                run.synthetic, manifest | dataset_facts.counts(run), section.format
+            )
+        return outcome
+
+    def _manifest(
+        self, job: Job, generator: weights.LoadedGenerator, lgen: Location
+    ) -> dict[str, Any]:
+        """Return what is known of the data set before it is made."""
+        section, errors = job.spec.synthesize, weights.lgen_evaluation(lgen)
+        assert section is not None
+        return {
+            "name": job.spec.name,
+            "count": section.count,
+            "shards": len(shards.split(section.count, section.shard_rows)),
+            "shard_rows": section.shard_rows,
+            "resolution": generator.network.resolution,
+            "latent_dim": generator.network.latent_dim,
+            "seed": job.spec.seed,
+            **self.inputs(job),
+            "nme": errors.nme if errors else "not measured",
+            "nme_mean_shape": errors.nme_mean_shape if errors else "not measured",
+            "labels": section.labels,
+            "sampler": _sampler_settings(section),
+            **dataset_facts.errors_on_fresh_faces(errors),
+            **dataset_facts.about_photos(job.run),
+        }
 
     def plan(self, job: Job) -> Plan:
         """Return what there is to do."""
@@ -213,6 +227,12 @@ class SynthesizeStage(Stage):
             yield from check_present([dataset.manifest_path(run.synthetic)])
 
 
+def _sampler_settings(section: Synthesize) -> dict[str, Any]:
+    """Return the settings of the sampler. A file is known by its digest, which is an input."""
+    own = dataclasses.asdict(section.sampler)  # type: ignore[call-overload]
+    return {name: value for name, value in own.items() if not isinstance(value, Path)}
+
+
 def recipe_of(job: Job) -> Recipe:
     """Return what decides the samples of a job."""
     section = job.spec.synthesize
@@ -251,14 +271,6 @@ def _labelling(job: Job) -> Labelling | None:
         return None
     assert job.spec.landmarks is not None
     return landmarks.labelling(job.spec.landmarks)
-
-
-def _fresh_errors(errors: Evaluation | None) -> dict[str, float | None]:
-    """Return L-Gen's errors on generated faces, for the manifest."""
-    fresh = errors.fresh if errors else None
-    if fresh is None:
-        return {}
-    return {"nme_generated": fresh.nme, "nme_generated_mean_shape": fresh.nme_mean_shape}
 
 
 def _networks(job: Job) -> tuple[weights.LoadedGenerator, Location]:

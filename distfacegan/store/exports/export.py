@@ -57,6 +57,8 @@ class ExportFormat:
     kind: str
     files: ClassVar[str]
     """The kind of files in a dataset, in words for the dataset card."""
+    data_files: ClassVar[str | None] = None
+    """The files that the Hugging Face library `datasets` loads, as a pattern; None: it cannot."""
     how_to_read: ClassVar[str]
     """Python code that reads the files, for the dataset card."""
 

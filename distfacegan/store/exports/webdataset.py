@@ -29,6 +29,7 @@ class WebDataset(ExportFormat):
     """Quality of the .jpg files."""
 
     files: ClassVar[str] = "WebDataset shards (`00000.tar` and on)"
+    data_files: ClassVar[str | None] = "*.tar"
     how_to_read: ClassVar[str] = """\
     import webdataset as wds
     samples = wds.WebDataset("00000.tar", shardshuffle=False).decode("rgb8")
