@@ -2,15 +2,24 @@
 
 import json
 
+import cv2
 import numpy as np
 import pytest
 import webdataset
 import yaml
+import zarr
 
 from distfacegan.errors import RunDirectoryError, SpecError
+from distfacegan.sources.pts import read_pts
+from distfacegan.store import files
 from distfacegan.store.dataset import write_manifest
 from distfacegan.store.exports import FORMATS, Sample, recorded_format
+from distfacegan.store.exports.coco import Coco
+from distfacegan.store.exports.export import Origin
+from distfacegan.store.exports.parquet import Parquet
+from distfacegan.store.exports.pts import Pts
 from distfacegan.store.exports.webdataset import WebDataset
+from distfacegan.store.exports.zarr import Zarr
 from tests.jobs import load_spec
 
 POINTS = np.random.default_rng(0).uniform(0.2, 0.8, (3, 49, 2)).astype(np.float32)
@@ -24,9 +33,9 @@ def samples():
     return [Sample(7 + i, 5, LATENTS[i], faces[i], POINTS[i]) for i in range(3)]
 
 
-def write(export, folder, shard=0):
+def write(export, folder, shard=0, cut=None):
     for name, data in export.pack(shard, samples()):
-        (folder / name).write_bytes(data)
+        files.write_bytes(folder / name, data[:cut])
 
 
 @pytest.mark.parametrize("kind", FORMATS)
@@ -54,8 +63,7 @@ def test_a_damaged_shard_is_an_error_of_its_file(kind, tmp_path):
     export = FORMATS[kind]()
     with pytest.raises(OSError):
         export.read_first(tmp_path, 0, 2)
-    for name, data in export.pack(0, samples()):
-        (tmp_path / name).write_bytes(data[:700])
+    write(export, tmp_path, cut=60)
     with pytest.raises(ValueError):
         export.read_first(tmp_path, 0, 2)
 
@@ -80,7 +88,7 @@ def test_the_webdataset_library_reads_its_format(tmp_path):
 def test_a_recorded_format_is_made_again_with_its_settings():
     settings = {"count": 3, "format": "webdataset", "jpeg_quality": 80, "seed": 1}
     assert recorded_format(settings) == WebDataset(jpeg_quality=80)
-    with pytest.raises(RunDirectoryError, match="the format 'lmdb'; this version reads webdataset"):
+    with pytest.raises(RunDirectoryError, match="the format 'lmdb'; this version reads coco, "):
         recorded_format({"format": "lmdb"})
 
 
@@ -148,3 +156,107 @@ def test_the_card_says_what_was_measured_and_what_was_left_out(tmp_path):
         "| turned | 9 | 50.0% |",
     ):
         assert words in text
+
+
+def full_sample():
+    """A sample of which everything is known."""
+    return Sample(
+        7,
+        5,
+        LATENTS[0],
+        RED,
+        POINTS[0],
+        np.full(49, 0.01, np.float32),
+        Origin("interpolate", (3, 9), (0.25, 0.75), step=2, steps=3),
+        12.5,
+    )
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_format_keeps_all_that_is_known(kind, tmp_path):
+    bare = Sample(8, None, None, SMOOTH, POINTS[1], key="a/b.jpg")
+    for shard, sample in enumerate((full_sample(), bare)):
+        for name, data in FORMATS[kind]().pack(shard, [sample]):
+            files.write_bytes(tmp_path / name, data)
+        [found] = FORMATS[kind]().read_first(tmp_path, shard, 9)
+        for name, value in vars(sample).items():
+            if name == "face":
+                continue
+            if isinstance(value, np.ndarray):
+                np.testing.assert_allclose(getattr(found, name), value, atol=1e-6)
+            else:
+                assert getattr(found, name) == value
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_code_of_the_card_reads_the_files(kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.chdir(tmp_path)
+    write(FORMATS[kind](), tmp_path)
+    code = "".join(line[4:] for line in FORMATS[kind].how_to_read.splitlines(keepends=True))
+    assert len(code.splitlines()) <= 5
+    seen = {}
+    exec(code, seen)
+    if kind == "coco":
+        shown = np.reshape(seen["keypoints"], (49, 3))[:, :2] / 16
+    elif kind == "pts":
+        shown = (seen["landmarks"] + 0.5) / 16
+    elif kind == "facesynthetics":
+        shown = seen["landmarks"] / 16
+    elif kind == "zarr":
+        shown = seen["landmarks"][-1]
+    else:
+        shown = seen["landmarks"]
+    np.testing.assert_allclose(shown, POINTS[2], atol=1e-4)
+
+
+def test_pts_files_are_those_that_ingest_reads(tmp_path):
+    write(Pts(), tmp_path)
+    found = read_pts(tmp_path / "00000" / "000000008.pts")
+    np.testing.assert_allclose((found + 0.5) / 16, POINTS[1], atol=1e-4)
+    seen = cv2.imread(str(tmp_path / "00000" / "000000008.png"))
+    np.testing.assert_array_equal(seen[:, :, ::-1], SMOOTH)
+
+
+def test_pycocotools_finds_the_faces_and_their_49_keypoints(tmp_path):
+    from pycocotools.coco import COCO
+
+    write(Coco(), tmp_path)
+    coco = COCO(tmp_path / "00000.json")
+    [category] = coco.loadCats(coco.getCatIds(catNms=["face"]))
+    assert len(category["keypoints"]) == 49
+    assert coco.getImgIds() == [7, 8, 9]
+    [annotation] = coco.loadAnns(coco.getAnnIds(imgIds=[9]))
+    left, top, width, height = annotation["bbox"]
+    points = np.reshape(annotation["keypoints"], (49, 3))[:, :2]
+    np.testing.assert_allclose(points.min(0), [left, top], atol=1e-6)
+    np.testing.assert_allclose(points.max(0), [left + width, top + height], atol=1e-6)
+    assert (tmp_path / coco.loadImgs([9])[0]["file_name"]).exists()
+
+
+def test_hugging_face_loads_pictures_and_landmarks(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    import datasets
+
+    write(Parquet(), tmp_path)
+    found = datasets.load_dataset(
+        "parquet",
+        data_files=str(tmp_path / "*.parquet"),
+        split="train",
+        cache_dir=str(tmp_path / "cache"),
+    )
+    assert isinstance(found.features["image"], datasets.Image)
+    assert found[2]["index"] == 9
+    np.testing.assert_array_equal(np.asarray(found[1]["image"]), SMOOTH)
+    np.testing.assert_allclose(found[1]["landmarks"], POINTS[1], atol=1e-5)
+    np.testing.assert_allclose(found[1]["z"], LATENTS[1])
+
+
+def test_zarr_opens_a_group_of_arrays(tmp_path):
+    write(Zarr(), tmp_path)
+    group = zarr.open_group(tmp_path / "00000.zarr", mode="r")
+    np.testing.assert_array_equal(group["image"][:], np.stack([RED, SMOOTH, SMOOTH[::-1]]))
+    np.testing.assert_array_equal(group["z"][:], LATENTS)
+    assert group["index"][:].tolist() == [7, 8, 9]

@@ -30,16 +30,17 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Sample:
-    """One generated face, its landmarks, and the z and seed that it was made from."""
+    """One face with its landmarks; if it is generated, the z and the seed that it was made from."""
 
-    index: int
-    seed: int  # z is a function of seed and index
-    z: np.ndarray  # f32 [Z]
+    index: int  # of a photo: its row in the store
+    seed: int | None  # z is a function of seed and index; None of a photo
+    z: np.ndarray | None  # f32 [Z]; None of a photo that is not inverted
     face: np.ndarray  # u8 [r, r, 3] RGB
     landmarks: np.ndarray  # f32 [49, 2], (x, y) in units of the face's side
     uncertainty: np.ndarray | None = None  # f32 [49], expected error of each landmark, in sides
     origin: Origin | None = None  # None: z was drawn from the prior
     photo_distance: float | None = None  # to the nearest photo (core/neighbours.py), if looked for
+    key: str | None = None  # of a photo
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
