@@ -92,6 +92,19 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
         sub.set_defaults(command=command)
 
+    text = "write a run's faces in another format; nothing is generated again"
+    export = commands.add_parser("export", help=text, description=text)
+    export.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
+    export.add_argument("--format", required=True, metavar="FORMAT", help="an export format")
+    export.add_argument("--to", required=True, metavar="LOCATION", help="an empty path or URL")
+    export.add_argument(
+        "--what",
+        choices=["synthetic", "photos"],
+        default="synthetic",
+        help="the generated faces, or the photos' faces with landmarks and latents",
+    )
+    export.set_defaults(command=_export)
+
     text = "make one sample of a run's generated faces again"
     again = commands.add_parser("regenerate", help=text, description=text)
     again.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
@@ -302,6 +315,16 @@ def _verify(options: argparse.Namespace) -> int:
     if damaged or unreadable:
         return 1 if damaged else 2
     print("nothing is damaged")
+    return 0
+
+
+def _export(options: argparse.Namespace) -> int:
+    from distfacegan import exporting
+    from distfacegan.store.exports import named_format
+
+    export, folder = named_format(options.format), locate(options.to)
+    reach(folder)
+    print(exporting.export(_existing(options.run), export, folder, options.what))
     return 0
 
 

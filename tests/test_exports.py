@@ -1,6 +1,7 @@
 """Export formats: what is written is read by the readers that users have, and by the report."""
 
 import json
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -260,3 +261,9 @@ def test_zarr_opens_a_group_of_arrays(tmp_path):
     np.testing.assert_array_equal(group["image"][:], np.stack([RED, SMOOTH, SMOOTH[::-1]]))
     np.testing.assert_array_equal(group["z"][:], LATENTS)
     assert group["index"][:].tolist() == [7, 8, 9]
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_the_documentation_has_the_code_of_every_format(kind):
+    text = (Path(__file__).parents[1] / "docs" / "datasets.md").read_text()
+    assert FORMATS[kind].how_to_read in text

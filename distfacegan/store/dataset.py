@@ -39,6 +39,40 @@ def write_manifest(folder: Location, manifest: Mapping[str, Any], export: Export
     files.write_bytes(folder / "README.md", card(manifest, export).encode())
 
 
+def write_photo_manifest(
+    folder: Location, manifest: Mapping[str, Any], export: ExportFormat
+) -> None:
+    """Write manifest.json and README.md beside the faces of photos."""
+    files.write_json(manifest_path(folder), {**manifest, **formats.stamp()})
+    text = _PHOTOS.format(
+        name=manifest["name"],
+        kept=manifest["kept"],
+        count=manifest["count"],
+        detector=manifest["detector"],
+        files=export.files,
+        how_to_read=export.how_to_read,
+    )
+    files.write_bytes(folder / "README.md", text.encode())
+
+
+_PHOTOS = """\
+# {name}: faces of {kept} photos with landmarks
+
+{files}. Of {count} photos those with a face and with trusted landmarks are here. The landmarks come
+from: {detector}.
+
+{how_to_read}
+- `landmarks`: 49 points in iBUG's order without the jaw (0 to 16) and the inner mouth corners (60
+  and 64), from the top left edge of the picture, in units of its side.
+- `key`: the name of the photo in its source. `index`: its row.
+- `z`: the latent whose generated face is nearest to the photo, where the photo is inverted.
+- `keys.txt` holds the keys of all rows. `latents.npy` holds their latents, if the photos are
+  inverted; a row without a latent is NaN.
+
+These are pictures of real people. The terms of the photos' source hold for them too.
+"""
+
+
 def card(manifest: Mapping[str, Any], export: ExportFormat) -> str:
     """Return the dataset card, in the form of the Hugging Face Hub: Markdown with a YAML head."""
     environment = jinja2.Environment(

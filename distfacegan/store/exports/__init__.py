@@ -6,16 +6,26 @@ Each module of this package with a settings class is one format that a spec can 
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import RunDirectoryError, SpecError
 from distfacegan.registry import find_kinds
 from distfacegan.store.exports.export import ExportFormat, Sample
 
-__all__ = ["FORMATS", "ExportFormat", "Sample", "recorded_format"]
+__all__ = ["FORMATS", "ExportFormat", "Sample", "named_format", "recorded_format"]
 
 FORMATS: dict[str, type[ExportFormat]] = find_kinds(__name__)
+
+
+def named_format(kind: str) -> ExportFormat:
+    """Return the format of a name, with its default settings; raises SpecError for another name."""
+    if kind not in FORMATS:
+        near = difflib.get_close_matches(kind, FORMATS, n=1)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise SpecError(f"no format {kind!r}{meant}; known: {', '.join(FORMATS)}")
+    return FORMATS[kind](kind=kind)
 
 
 def recorded_format(settings: Mapping[str, Any]) -> ExportFormat:
