@@ -14,6 +14,7 @@ from distfacegan import cli
 from distfacegan.bench import command, figure, invert, losses, roofline, storage, subjects, train
 from distfacegan.bench import landmarks as bench_landmarks
 from distfacegan.bench import lgen as bench_lgen
+from distfacegan.bench import synthesize as bench_synthesize
 from distfacegan.bench.curves import Curve
 from distfacegan.bench.plain_began import PlainBegan, PlainGenerator
 from distfacegan.bench.roofline import operations, step_bytes
@@ -196,6 +197,19 @@ def test_detectors_are_measured_beside_the_library(tmp_path, monkeypatch, capsys
     said = capsys.readouterr().out
     assert "2 faces of 128 px, each with its mirror image, on CPU" in said
     assert "1.00 times" in said
+
+
+def test_samples_are_counted_to_disk_and_beside_each_part_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bench_synthesize, "ROUNDS", 1)
+    small = {"resolution": 16, "latent_dim": 8, "width": 8, "levels": 2}
+    monkeypatch.setattr(bench_synthesize, "SHAPE", small)
+    file = tmp_path / "s.json"
+    options = ["--samples", "60", "--shard-rows", "20", "--format", "pts", "--json", str(file)]
+    assert cli.main(["bench", "synthesize", *options]) == 0
+    found = json.loads(file.read_text())
+    assert len(found["samples_per_s"]) == 4
+    assert all(rate > 0 for rate in found["samples_per_s"].values())
+    assert "of the slower of the two alone" in capsys.readouterr().out
 
 
 def test_the_training_of_lgen_is_measured_beside_the_usual_loop(tmp_path, monkeypatch, capsys):

@@ -126,7 +126,21 @@ def pool(options: argparse.Namespace) -> Measured:
     return result, bench_pool.table(result)
 
 
-BENCHES = {bench.__name__: bench for bench in (invert, train, landmarks, lgen, stage, store, pool)}
+def synthesize(options: argparse.Namespace) -> Measured:
+    """Measure how fast samples are made, encoded and written."""
+    from distfacegan.bench import synthesize as bench_synthesize
+    from distfacegan.store.exports import named_format
+
+    result = bench_synthesize.measure(
+        named_format(options.format), options.samples, options.shard_rows, _device()
+    )
+    return result, bench_synthesize.table(result)
+
+
+BENCHES = {
+    bench.__name__: bench
+    for bench in (invert, train, landmarks, lgen, synthesize, stage, store, pool)
+}
 
 
 def _device() -> torch.device:

@@ -61,6 +61,14 @@ def add_benches(
     lgen.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     lgen.set_defaults(command=command, what="lgen")
 
+    text = "make samples, encode and write them, and compare with G alone and the encoders alone"
+    samples = benches.add_parser("synthesize", help=text, description=text)
+    samples.add_argument("--samples", type=positive, default=2000, help="how many (2000)")
+    samples.add_argument("--shard-rows", type=positive, default=200, help="of a shard (200)")
+    samples.add_argument("--format", default="webdataset", help="how they are written (webdataset)")
+    samples.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    samples.set_defaults(command=command, what="synthesize")
+
     text = "invert a store of faces in a job of its own, and compare its rate with the bare core's"
     stage = benches.add_parser("stage", help=text, description=text)
     stage.add_argument("--rows", type=positive, default=20_000, help="how many faces (20000)")

@@ -21,18 +21,18 @@ LABELS = "labels.jsonl"  # beside the pictures of a shard: the labels of a sampl
 def labels_of(sample: Sample) -> dict[str, Any]:
     """Return all that is known of a sample but its face, as JSON can hold it."""
     side = sample.face.shape[0]
-    points = [[float(v) for v in point] for point in sample.landmarks]
+    points = sample.landmarks.astype(np.float64)
     labels: dict[str, Any] = {"index": sample.index}
     if sample.key is not None:
         labels["key"] = sample.key
     if sample.seed is not None:
         labels["seed"] = sample.seed
-    labels["landmarks"] = [[round(v, 6) for v in point] for point in points]
-    labels["landmarks_px"] = [[round(v * side, 3) for v in point] for point in points]
+    labels["landmarks"] = points.round(6).tolist()
+    labels["landmarks_px"] = (side * points).round(3).tolist()
     if sample.z is not None:
-        labels["z"] = [float(v) for v in sample.z]
+        labels["z"] = sample.z.astype(np.float64).tolist()
     if sample.uncertainty is not None:
-        labels["uncertainty"] = [round(float(v), 6) for v in sample.uncertainty]
+        labels["uncertainty"] = sample.uncertainty.astype(np.float64).round(6).tolist()
     if sample.origin is not None:
         labels["origin"] = dataclasses.asdict(sample.origin)
     if sample.photo_distance is not None:
