@@ -21,6 +21,7 @@ from distfacegan.errors import CheckpointError, DistfaceganError, RunDirectoryEr
 from distfacegan.report import figures, mirror, page, plots
 from distfacegan.report.contents import STAGES, Contents
 from distfacegan.report.summary import spread
+from distfacegan.report.verdicts import _of_lgen
 from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.exports import Sample
 from distfacegan.store.exports.webdataset import WebDataset
@@ -627,3 +628,23 @@ def test_numbers_are_written_with_three_digits(value, text):
 def test_the_spread_of_nothing_is_null():
     nothing = {"rows": 0, "mean": None, "median": None, "p90": None}
     assert spread(np.array([np.nan, np.inf], np.float32)) == nothing
+
+
+def test_the_first_screen_has_a_verdict_on_every_stage(finished):
+    _, shown, summary = finished
+    for stage in ("ingest", "landmarks", "began", "invert", "lgen", "synthesize"):
+        assert stage in shown.text
+    levels = [a["class"].split()[1] for a in shown.of("li") if "verdict" in a.get("class", "")]
+    assert len(levels) == 6
+    assert set(levels) <= {"good", "fair", "poor"}
+    assert summary["synthesize"]["count"] == 20
+
+
+@pytest.mark.parametrize(
+    ("error", "linear", "level"),
+    [(0.01, 0.02, "good"), (0.01, 0.009, "poor"), (0.03, 0.04, "fair"), (0.05, 0.06, "poor")],
+)
+def test_lgen_is_good_if_it_beats_linear_regression_and_the_mean_shape_by_far(error, linear, level):
+    fresh = {"nme": error, "nme_linear": linear, "nme_mean_shape": 0.06}
+    summary = {"lgen": {"fresh": fresh, "nme": 0.01, "nme_mean_shape": 0.1}}
+    assert _of_lgen(summary, {"labelled_faces": []}).level == level

@@ -9,6 +9,7 @@ import numpy as np
 
 from distfacegan.report import plots
 from distfacegan.report.contents import STAGES, Contents
+from distfacegan.report.verdicts import verdicts
 from distfacegan.store.shards import Status
 
 MISSING = "–"
@@ -59,6 +60,7 @@ def render(contents: Contents, summary: dict[str, Any], pictures: dict[str, Any]
             contents.deviations, "Deviation from the source's points", "share of the eye distance"
         ),
         study=_study(summary),
+        verdicts=verdicts(summary, pictures),
         **pictures,
         job=contents.run.job.read_text() if contents.run.job.exists() else "",
     )

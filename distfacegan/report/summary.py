@@ -13,6 +13,7 @@ from distfacegan.core.lgen import Evaluation
 from distfacegan.report.contents import NUM_FACES, STAGES, Contents
 from distfacegan.report.coverage import coverage
 from distfacegan.store import metrics, shards, weight_files
+from distfacegan.store.shards import Status
 
 
 def summarize(contents: Contents) -> dict[str, Any]:
@@ -137,4 +138,5 @@ def _lgen(contents: Contents) -> dict[str, Any]:
 def _synthetic_count(contents: Contents) -> int | None:
     if contents.run.record("synthesize") is None:
         return None
-    return int(shards.totals(shards.read_markers(contents.run.markers("synthesize")))["rows"])
+    totals = shards.totals(shards.read_markers(contents.run.markers("synthesize")))
+    return int(totals["statuses"].get(Status.OK.label, 0))
