@@ -21,7 +21,7 @@ from distfacegan.stages import (
     synthesize,
 )
 from distfacegan.stages.stage import Job, Stage
-from distfacegan.store import files, verification
+from distfacegan.store import files, shards, verification
 from distfacegan.store.location import reach
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.verification import Finding
@@ -154,8 +154,13 @@ def _execute(job: Job, stages: Sequence[Stage]) -> int:
 
 def _is_done(job: Job, stage: Stage) -> bool:
     """Tell whether a stage has nothing left to do; refuse it if its inputs are others now."""
-    if not job.run.finished(stage.name):
+    record = job.run.record(stage.name)
+    if record is None or not job.run.finished(stage.name):
         return False
+    if record.shards is not None:
+        own = shards.own(job.run.markers(stage.name), job.run.identity(stage.name))
+        if len(own) < record.shards:
+            return False
     try:
         inputs = stage.inputs(job)
     except DistfaceganError:

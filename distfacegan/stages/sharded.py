@@ -6,6 +6,7 @@ It finds the shards that are left to do, runs them, and records the run.
 from __future__ import annotations
 
 import collections
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -41,9 +42,11 @@ def finish_shards(
     num_rows = sum(map(len, plan))
     job.run.note(stage.name, rows=num_rows, shards=len(plan))
     num_workers, resources = workers
-    tally = _Tally(shards.read_markers(job.run.markers(stage.name)))
+    made_of = job.run.identity(stage.name)
+    tally = _Tally(shards.own(job.run.markers(stage.name), made_of))
     ready = [s for s in plan if all(s.index in indices for indices in upstream)]
-    todo = [s for s in ready if s.index not in tally.done]
+    left = (shard for shard in ready if shard.index not in tally.done)
+    todo = [dataclasses.replace(shard, made_of=made_of) for shard in left]
     telemetry = Telemetry(
         job.run,
         stage.name,

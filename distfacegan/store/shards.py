@@ -1,7 +1,8 @@
 """Shards of rows and the markers that say which of them are done.
 
 A marker ``shards/<stage>/00042.json`` is written after all data of its shard, and holds the digests
-of the data. Only the markers say which shards are done.
+of the data, and of the settings and inputs that the data was made with. Only the markers say which
+shards are done.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import enum
+import logging
 import os
 import socket
 import time
@@ -20,6 +22,11 @@ import numpy as np
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files, formats
 from distfacegan.store.location import Location, numbered
+
+
+log = logging.getLogger(__name__)
+
+NAMED = 10  # the log names this many shards at most
 
 
 class Status(enum.IntEnum):
@@ -50,6 +57,8 @@ class Shard:
     index: int
     start: int
     stop: int
+    # The digest of the settings and inputs that the shard is made with (RunDirectory.identity).
+    made_of: str | None = dataclasses.field(default=None, compare=False)
 
     @property
     def rows(self) -> np.ndarray:
@@ -76,8 +85,13 @@ class ShardStats:
     worker: str  # host:pid
     written: float  # seconds since the epoch
     sums: dict[str, float] = dataclasses.field(default_factory=dict)  # further counts of a stage
+    made_of: str | None = None  # of the Shard; None: an earlier version wrote it
     format: int = 0  # store/formats.py
     version: str = "0.1.0"
+
+    def is_of(self, made_of: str | None) -> bool:
+        """Tell whether the shard was made with settings and inputs of this digest, if known."""
+        return self.made_of is None or self.made_of == made_of
 
 
 def split(num_rows: int, shard_rows: int) -> list[Shard]:
@@ -134,6 +148,7 @@ def mark_done(
         worker=f"{socket.gethostname()}:{os.getpid()}",
         written=now,
         sums=dict(sums or {}),
+        made_of=shard.made_of,
         **formats.stamp(),
     )
     files.write_json(marker_path(folder, shard.index), dataclasses.asdict(stats))
@@ -141,12 +156,21 @@ def mark_done(
 
 
 def marker(folder: Location, shard: Shard) -> ShardStats | None:
-    """Return the content of a shard's marker; None if the shard is not done."""
+    """Return the content of a shard's marker; None if the shard is not done.
+
+    Raises RunDirectoryError if a job of other settings or inputs wrote the marker.
+    """
     path = marker_path(folder, shard.index)
     try:
-        return parse(path, files.read_json(path))
+        found = parse(path, files.read_json(path))
     except FileNotFoundError:
         return None
+    if not found.is_of(shard.made_of):
+        raise RunDirectoryError(
+            f"{path}: {found.worker} made {shard} with other settings or inputs (digest "
+            f"{found.made_of}, not {shard.made_of}); the next `run` makes it again"
+        )
+    return found
 
 
 def done(folder: Location) -> set[int]:
@@ -159,6 +183,26 @@ def read_markers(folder: Location) -> list[ShardStats]:
     paths = numbered(folder, ".json")
     found = files.read_all_json(paths)
     return [parse(path, each) for path, each in zip(paths, found, strict=True)]
+
+
+def own(folder: Location, made_of: str) -> list[ShardStats]:
+    """Return the markers of a stage, after deleting those of other settings or inputs.
+
+    `made_of` is the digest of the stage's own. A worker of an earlier job that was cut off, or a
+    copied folder, may leave other markers.
+    """
+    markers = read_markers(folder)
+    foreign = [str(marker.shard) for marker in markers if not marker.is_of(made_of)]
+    for shard in foreign:
+        marker_path(folder, int(shard)).unlink(missing_ok=True)
+    if foreign:
+        log.warning(
+            "%s: shards that were made with other settings or inputs are made again: %s%s",
+            folder.name,
+            ", ".join(foreign[:NAMED]),
+            f" and {len(foreign) - NAMED} more" if len(foreign) > NAMED else "",
+        )
+    return [marker for marker in markers if marker.is_of(made_of)]
 
 
 def parse(path: Location, found: Any) -> ShardStats:

@@ -165,7 +165,7 @@ def _check_shards(
     damage_of: Callable[[Shard, ShardStats], list[str]],
 ) -> Iterator[Finding]:
     """Check the markers of a stage, and with `damage_of` the data of each marked shard."""
-    known = set()
+    known, made_of = set(), run.identity(stage)
     for path in numbered(run.markers(stage), ".json"):
         index = int(path.stem)
         known.add(index)
@@ -183,6 +183,13 @@ def _check_shards(
         if shard is None or told != shard:
             path.unlink()
             yield Finding(f"{shard or path}: its marker tells of {told}; to be done again")
+            continue
+        if not marker.is_of(made_of):
+            path.unlink()
+            yield Finding(
+                f"{shard}: made with other settings or inputs (digest {marker.made_of}, the "
+                f"stage's is {made_of}); to be done again"
+            )
             continue
         damage = damage_of(shard, marker)
         if damage:
