@@ -22,7 +22,7 @@ from distfacegan.stages import (
 )
 from distfacegan.stages.stage import Job, Stage
 from distfacegan.store import files, shards, verification
-from distfacegan.store.location import reach
+from distfacegan.store.location import Location, reach
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.verification import Finding
 
@@ -69,10 +69,12 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
         todo = [stage for stage in stages if not _is_done(job, stage)]
         if not todo:
             log.info("%s: nothing left to do in %s", spec.name, job.run.root)
+            if not _is_whole(job.run.job):
+                _write_spec(job)
             return DONE
         todo[0].inputs(job)  # what is missing is said before a write
         with cluster.connect():
-            files.write_bytes(job.run.job, specfile.dump(job.spec).encode())
+            _write_spec(job)
             return _execute(job, stages)
 
 
@@ -83,6 +85,8 @@ def verify(run: RunDirectory) -> Iterator[tuple[str, Finding]]:
     while a job is at the run.
     """
     with run.lock("verify"):
+        if not _is_whole(run.job):
+            yield "job", Finding(f"{run.job} is damaged; to be written again")
         for stage in STAGES:
             if not run.record_path(stage.name).exists():
                 continue
@@ -98,6 +102,21 @@ def verify(run: RunDirectory) -> Iterator[tuple[str, Finding]]:
                 yield stage.name, finding
             if damaged:
                 run.note(stage.name, finished=False)
+
+
+def _write_spec(job: Job) -> None:
+    text = files.seal_text(specfile.dump(job.spec))
+    files.write_bytes(job.run.job, text.encode())
+
+
+def _is_whole(path: Location) -> bool:
+    """Tell whether a sealed text is what was written; a missing one is no damage."""
+    try:
+        return files.is_whole_text(path.read_text())
+    except FileNotFoundError:
+        return True
+    except UnicodeDecodeError:
+        return False
 
 
 def stages_of(spec: JobSpec) -> list[Stage]:

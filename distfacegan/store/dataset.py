@@ -9,6 +9,8 @@ from distfacegan.store import files, formats
 from distfacegan.store.exports import ExportFormat
 from distfacegan.store.location import Location
 
+CARD = "README.md"
+
 
 def manifest_path(folder: Location) -> Location:
     """Return the path of a dataset's manifest."""
@@ -17,7 +19,6 @@ def manifest_path(folder: Location) -> Location:
 
 def write_manifest(folder: Location, manifest: Mapping[str, Any], export: ExportFormat) -> None:
     """Write manifest.json and the dataset card README.md beside the files of a dataset."""
-    files.write_json(manifest_path(folder), {**manifest, **formats.stamp()})
     labels, errors = LABELS[manifest.get("labels", "lgen")], _errors(manifest)
     card = _CARD.format(
         **{**manifest, "labels": labels},
@@ -25,7 +26,10 @@ def write_manifest(folder: Location, manifest: Mapping[str, Any], export: Export
         files=export.files,
         how_to_read=export.how_to_read,
     )
-    files.write_bytes(folder / "README.md", card.encode())
+    files.write_bytes(folder / CARD, card.encode())
+    digests = {CARD: files.digest(card.encode())}
+    found = files.seal({**manifest, **formats.stamp(), "digests": digests})
+    files.write_json(manifest_path(folder), found)
 
 
 LABELS = {

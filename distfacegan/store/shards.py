@@ -19,10 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import MENDED, RunDirectoryError
 from distfacegan.store import files, formats
 from distfacegan.store.location import Location, numbered
-
 
 log = logging.getLogger(__name__)
 
@@ -151,7 +150,7 @@ def mark_done(
         made_of=shard.made_of,
         **formats.stamp(),
     )
-    files.write_json(marker_path(folder, shard.index), dataclasses.asdict(stats))
+    files.write_json(marker_path(folder, shard.index), files.seal(dataclasses.asdict(stats)))
     return stats
 
 
@@ -215,9 +214,7 @@ def parse(path: Location, found: Any) -> ShardStats:
         formats.check(path, found)
         return ShardStats(**formats.known_fields(ShardStats, found))
     except (TypeError, AttributeError) as error:
-        raise RunDirectoryError(
-            f"{path} is no marker ({error}); `distfacegan verify` mends it"
-        ) from None
+        raise RunDirectoryError(f"{path} is no marker ({error}); {MENDED}") from None
 
 
 def totals(markers: list[ShardStats]) -> dict[str, Any]:

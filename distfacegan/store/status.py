@@ -50,7 +50,10 @@ def read(run: RunDirectory) -> list[StageStatus]:
     except (yaml.YAMLError, UnicodeDecodeError):
         job = None
     if not isinstance(job, dict):
-        raise RunDirectoryError(f"{run.job} is damaged; `run` of the spec writes it anew")
+        raise RunDirectoryError(
+            f"{run.job} is damaged; `run` of its spec writes it anew, and `distfacegan verify` "
+            "checks everything else"
+        )
     records = ((stage, run.record(stage)) for stage in STAGES)
     return [
         StageStatus(stage, state="not begun") if record is None else _stage(run, stage, record)
