@@ -178,7 +178,7 @@ def _is_done(job: Job, stage: Stage) -> bool:
         return False
     if record.shards is not None:
         own = shards.own(job.run.markers(stage.name), job.run.identity(stage.name))
-        if len(own) < record.shards:
+        if sum(1 for _ in own) < record.shards:
             return False
     try:
         inputs = stage.inputs(job)

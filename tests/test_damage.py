@@ -38,7 +38,7 @@ def commit(run, group, shard):
 
 
 def own(run):
-    return shards.own(run.markers("ingest"), run.identity("ingest"))
+    return list(shards.own(run.markers("ingest"), run.identity("ingest")))
 
 
 def mix_in(run, index):
@@ -210,7 +210,7 @@ def test_every_message_about_damage_names_the_way_out(photos, tmp_path):
     record = tmp_path / "r" / "stages" / "began.json"
     files.write_bytes(record, b"[]")
     for read in (
-        lambda: shards.read_markers(photos.markers("ingest")),
+        lambda: list(shards.read_markers(photos.markers("ingest"))),
         lambda: weight_files.load(tmp_path / "w", "g"),
         lambda: RunDirectory(tmp_path / "r").record("began"),
     ):

@@ -79,7 +79,7 @@ def test_files_are_as_readable_as_the_umask_says(tmp_path):
     ],
 )
 def test_rows_are_split_into_shards(rows, shard_rows, expected):
-    assert shards.split(rows, shard_rows) == [Shard(*parts) for parts in expected]
+    assert list(shards.split(rows, shard_rows)) == [Shard(*parts) for parts in expected]
 
 
 def test_every_array_comes_back_as_it_was_committed(tmp_path):

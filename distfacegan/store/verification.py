@@ -83,7 +83,7 @@ def check_group(run: RunDirectory, stage: str, name: str) -> Iterator[Finding]:
 
 
 def check_shard_files(
-    run: RunDirectory, stage: str, plan: list[Shard], folder: Location
+    run: RunDirectory, stage: str, plan: Sequence[Shard], folder: Location
 ) -> Iterator[Finding]:
     """Check the files in `folder` that the marker of each shard names."""
 
@@ -180,7 +180,7 @@ def _is_json(path: Location) -> bool:
 def _check_shards(
     run: RunDirectory,
     stage: str,
-    plan: list[Shard],
+    plan: Sequence[Shard],
     damage_of: Callable[[Shard, ShardStats], list[str]],
 ) -> Iterator[Finding]:
     """Check the markers of a stage, and with `damage_of` the data of each marked shard."""
