@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from distfacegan import specfile
 from distfacegan.errors import DistfaceganError, RunDirectoryError, SpecError
+from distfacegan.settings import Section
 from distfacegan.spec import JobSpec
 from distfacegan.stages import (
     began,
@@ -22,7 +25,7 @@ from distfacegan.stages import (
 )
 from distfacegan.stages.stage import Job, Stage
 from distfacegan.store import files, shards, verification
-from distfacegan.store.location import Location, reach
+from distfacegan.store.location import Location, ObjectPath, reach
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.verification import Finding
 
@@ -52,9 +55,9 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
     for settings that cannot work or that differ from those on disk.
     """
     cleared = _with_readers(chosen(spec, only)) if fresh else ()
+    reach_stores(spec)
     job = begun_job(spec, but=cleared)
     stages = chosen(job.spec, only)
-    reach(job.run.root)
     _refuse_foreign_folder(job.run)
     for stage in stages:
         job.settings(stage)
@@ -117,6 +120,25 @@ def _is_whole(path: Location) -> bool:
         return True
     except UnicodeDecodeError:
         return False
+
+
+def reach_stores(spec: JobSpec) -> None:
+    """Check that every object store that a spec names answers; raises LocationError."""
+    reach(spec.run)
+    buckets = {getattr(spec.run, "bucket", None)}
+    for location in _locations(spec):
+        if location.bucket not in buckets:
+            reach(location)
+            buckets.add(location.bucket)
+
+
+def _locations(value: Any) -> Iterator[ObjectPath]:
+    """Yield the URLs in a section."""
+    if isinstance(value, ObjectPath):
+        yield value
+    elif isinstance(value, Section) or dataclasses.is_dataclass(value):
+        for each in vars(value).values():
+            yield from _locations(each)
 
 
 def stages_of(spec: JobSpec) -> list[Stage]:

@@ -26,6 +26,7 @@ from obstore.exceptions import (
     PreconditionError,
 )
 
+from distfacegan import waiting
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store.location import Location, ObjectStoreError, brief, object_store
 
@@ -171,7 +172,8 @@ class _Lease:
 def holder(path: Location) -> dict[str, Any] | None:
     """Return the description of the job that holds a lease; None if no job renews the lease."""
     try:
-        found = object_store(path.parent).get(path.name)
+        with waiting.said(f"the object store of {path}"):
+            found = object_store(path.parent).get(path.name)
     except FileNotFoundError:
         return None
     age = datetime.datetime.now(datetime.UTC) - found.meta["last_modified"]
