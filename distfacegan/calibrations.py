@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from distfacegan.core.calibration import Calibration
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import MENDED, RunDirectoryError
 from distfacegan.store import files, formats
 from distfacegan.store.location import Location
 
@@ -19,7 +19,7 @@ def path_in(folder: Location) -> Location:
 
 def save(path: Location, calibration: Calibration) -> None:
     """Write a calibration."""
-    files.write_json(path, {**dataclasses.asdict(calibration), **formats.stamp()})
+    files.write_json(path, files.seal({**dataclasses.asdict(calibration), **formats.stamp()}))
 
 
 def load(path: Location) -> Calibration:
@@ -35,7 +35,9 @@ def load(path: Location) -> Calibration:
     try:
         calibration = Calibration(**formats.known_fields(Calibration, found))
     except TypeError as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+        raise RunDirectoryError(f"{path} is damaged: {error}; {MENDED}") from None
     if [len(row) for row in calibration.offset] != [2] * 49:
-        raise RunDirectoryError(f"{path} is damaged: its offset is not 49 pairs of numbers")
+        raise RunDirectoryError(
+            f"{path} is damaged: its offset is not 49 pairs of numbers; {MENDED}"
+        )
     return calibration

@@ -1,5 +1,8 @@
 """The project's errors: each a DistfaceganError and the built-in that fits; all can be pickled."""
 
+# The end of every message about damage.
+MENDED = "`distfacegan verify` names all that is damaged, and `run` makes it again"
+
 
 class DistfaceganError(Exception):
     """Something a user can put right; the message says what, where and what to do."""

@@ -11,7 +11,7 @@ import functools
 import io
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -144,7 +144,7 @@ def _run_all(worker: functools.partial[ExportWorker], todo: list[Shard], on_ray:
 
 def _manifest(
     run: RunDirectory, export: ExportFormat, what: What
-) -> tuple[dict[str, Any], list[Shard]]:
+) -> tuple[dict[str, Any], Sequence[Shard]]:
     """Return the manifest of an export and its shards."""
     stage = "synthesize" if what == "synthetic" else "landmarks"
     if not run.finished(stage):

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from distfacegan import specfile
 from distfacegan.errors import DistfaceganError, RunDirectoryError, SpecError
+from distfacegan.settings import Section
 from distfacegan.spec import JobSpec
 from distfacegan.stages import (
     began,
@@ -22,8 +25,8 @@ from distfacegan.stages import (
     synthesize,
 )
 from distfacegan.stages.stage import Job, Stage
-from distfacegan.store import files, verification
-from distfacegan.store.location import reach
+from distfacegan.store import files, shards, verification
+from distfacegan.store.location import Location, ObjectPath, reach
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.verification import Finding
 
@@ -54,9 +57,9 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
     for settings that cannot work or that differ from those on disk.
     """
     cleared = _with_readers(chosen(spec, only)) if fresh else ()
+    reach_stores(spec)
     job = begun_job(spec, but=cleared)
     stages = chosen(job.spec, only)
-    reach(job.run.root)
     _refuse_foreign_folder(job.run)
     for stage in stages:
         job.settings(stage)
@@ -71,10 +74,12 @@ def run(spec: JobSpec, *, only: Sequence[str] = (), fresh: bool = False) -> int:
         todo = [stage for stage in stages if not _is_done(job, stage)]
         if not todo:
             log.info("%s: nothing left to do in %s", spec.name, job.run.root)
+            if not _is_whole(job.run.job):
+                _write_spec(job)
             return DONE
         todo[0].inputs(job)  # what is missing is said before a write
         with cluster.connect():
-            files.write_bytes(job.run.job, specfile.dump(job.spec).encode())
+            _write_spec(job)
             return _execute(job, stages)
 
 
@@ -85,6 +90,8 @@ def verify(run: RunDirectory) -> Iterator[tuple[str, Finding]]:
     while a job is at the run.
     """
     with run.lock("verify"):
+        if not _is_whole(run.job):
+            yield "job", Finding(f"{run.job} is damaged; to be written again")
         for stage in STAGES:
             if not run.record_path(stage.name).exists():
                 continue
@@ -100,6 +107,40 @@ def verify(run: RunDirectory) -> Iterator[tuple[str, Finding]]:
                 yield stage.name, finding
             if damaged:
                 run.note(stage.name, finished=False)
+
+
+def _write_spec(job: Job) -> None:
+    text = files.seal_text(specfile.dump(job.spec))
+    files.write_bytes(job.run.job, text.encode())
+
+
+def _is_whole(path: Location) -> bool:
+    """Tell whether a sealed text is what was written; a missing one is no damage."""
+    try:
+        return files.is_whole_text(path.read_text())
+    except FileNotFoundError:
+        return True
+    except UnicodeDecodeError:
+        return False
+
+
+def reach_stores(spec: JobSpec) -> None:
+    """Check that every object store that a spec names answers; raises LocationError."""
+    reach(spec.run)
+    buckets = {getattr(spec.run, "bucket", None)}
+    for location in _locations(spec):
+        if location.bucket not in buckets:
+            reach(location)
+            buckets.add(location.bucket)
+
+
+def _locations(value: Any) -> Iterator[ObjectPath]:
+    """Yield the URLs in a section."""
+    if isinstance(value, ObjectPath):
+        yield value
+    elif isinstance(value, Section) or dataclasses.is_dataclass(value):
+        for each in vars(value).values():
+            yield from _locations(each)
 
 
 def stages_of(spec: JobSpec) -> list[Stage]:
@@ -156,8 +197,13 @@ def _execute(job: Job, stages: Sequence[Stage]) -> int:
 
 def _is_done(job: Job, stage: Stage) -> bool:
     """Tell whether a stage has nothing left to do; refuse it if its inputs are others now."""
-    if not job.run.finished(stage.name):
+    record = job.run.record(stage.name)
+    if record is None or not job.run.finished(stage.name):
         return False
+    if record.shards is not None:
+        own = shards.own(job.run.markers(stage.name), job.run.identity(stage.name))
+        if sum(1 for _ in own) < record.shards:
+            return False
     try:
         inputs = stage.inputs(job)
     except DistfaceganError:

@@ -21,6 +21,7 @@ def describe(spec: JobSpec, path: Path, *, measure: bool = False) -> str:
     stage on this machine, for some seconds each. Raises DistfaceganError where the spec cannot
     work.
     """
+    pipeline.reach_stores(spec)
     job = pipeline.begun_job(spec)
     lines = [f"{path}: job {spec.name}, run directory {spec.run}"]
     hours: dict[str, float] = {}

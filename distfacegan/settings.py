@@ -29,6 +29,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
+from distfacegan.bounds import MOST_ROWS
 from distfacegan.store.location import LIKE_A_URL, Location, ObjectPath, locate
 
 
@@ -57,6 +58,7 @@ StorePath = Annotated[
     PlainSerializer(str, when_used="json"),
     WithJsonSchema({"type": "string", "format": "path"}),
 ]
+Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
 Share = Annotated[float, Field(gt=0, lt=0.5)]
 Workers = Annotated[
     PositiveInt | None,

@@ -10,7 +10,6 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
     Field,
-    PositiveInt,
     model_validator,
 )
 
@@ -22,7 +21,7 @@ from distfacegan.sections.landmarks import Landmarks
 from distfacegan.sections.lgen import LGen, Pairs
 from distfacegan.sections.quality import Filter
 from distfacegan.sections.study import Study
-from distfacegan.settings import Choosing, OneOf, Section, StorePath, Workers
+from distfacegan.settings import Choosing, OneOf, Rows, Section, StorePath, Workers
 from distfacegan.sources import SOURCES, SourceSection
 from distfacegan.store.exports import FORMATS, ExportFormat
 from distfacegan.store.exports.webdataset import WebDataset
@@ -48,7 +47,7 @@ class Synthesize(Choosing):
 
     chooses: ClassVar[str] = "format"
 
-    count: PositiveInt
+    count: Rows
     """Faces to generate."""
     sampler: Annotated[SamplerSettings, OneOf(SAMPLERS)] = OfPrior()
     """Which latents the faces are made of."""

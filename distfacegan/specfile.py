@@ -12,9 +12,12 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from distfacegan import bounds
 from distfacegan.errors import SpecError
 from distfacegan.settings import Choosing, OneOf, Section
 from distfacegan.spec import SECTIONS, JobSpec
+
+LONGEST = 200  # characters of a value that a message quotes
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> JobSpec:
@@ -50,14 +53,33 @@ def dump(spec: JobSpec, *, defaults: bool = True) -> str:
 
 def _read_mapping(path: Path) -> dict[str, Any]:
     try:
-        document = yaml.safe_load(path.read_text())
+        if path.stat().st_size > bounds.MAX_BYTES:
+            raise SpecError(f"{path} is larger than {bounds.MAX_BYTES:,} bytes: it is no spec")
+        document = _parse(path.read_text(), str(path))
     except OSError as error:
         raise SpecError(f"cannot read {path}: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError as error:
         raise SpecError(f"{path} is not YAML: {error}") from None
     if not isinstance(document, dict):
         raise SpecError(f"{path}: expected `key: value` lines, found {type(document).__name__}")
     return document
+
+
+def _parse(text: str, what: str) -> Any:
+    """Return the value of a YAML text; raises SpecError, naming `what`."""
+    try:
+        found = yaml.safe_load(text)
+    except RecursionError:
+        raise SpecError(
+            f"{what}: lists or mappings are nested more than {bounds.MAX_DEPTH} deep"
+        ) from None
+    except yaml.YAMLError as error:
+        raise SpecError(f"{what} is not YAML: {error}") from None
+    except ValueError as error:
+        reason = str(error).partition(";")[0]
+        raise SpecError(f"{what}: a number or a date cannot be read: {reason}") from None
+    bounds.check(found, what)
+    return found
 
 
 def _include(section: dict[str, Any], spec: Path) -> dict[str, Any]:
@@ -86,10 +108,7 @@ def _apply(document: dict[str, Any], override: str) -> None:
         if not isinstance(inner, dict):
             raise SpecError(f"--set {override}: `{parent}` holds a value, not a section")
         document = inner
-    try:
-        document[key] = yaml.safe_load(_number(text))
-    except yaml.YAMLError as error:
-        raise SpecError(f"--set {override}: the value is not YAML: {error}") from None
+    document[key] = _parse(_number(text), f"--set {override[:LONGEST]}: the value")
 
 
 def _number(text: str) -> str:
@@ -167,7 +186,8 @@ def _describe(mistake: Any, place: _Place) -> str:
             return str(mistake["ctx"]["error"])
         case _:
             text = mistake["msg"][0].lower() + mistake["msg"][1:]
-            return f"{text}; found {found!r}"
+            said = repr(found)
+            return f"{text}; found {said if len(said) <= LONGEST else said[:LONGEST] + '...'}"
 
 
 def _meant(word: str, names: Sequence[str]) -> str:

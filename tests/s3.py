@@ -57,7 +57,10 @@ def _wait_for(host: str, port: int) -> None:
 
 
 class Faults(http.server.ThreadingHTTPServer):
-    """Stands before the server; while `fault` is set it answers 500, or not at all."""
+    """Stands before the server, and misbehaves while `fault` is set.
+
+    "500": answers so. "hang": does not answer. "unconditional": ignores the conditions of a write.
+    """
 
     daemon_threads = True
 
@@ -96,7 +99,10 @@ class _Forward(http.server.BaseHTTPRequestHandler):
 
     def _forward(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        if self.server.fault is not None:
+        headers = dict(self.headers)
+        if self.server.fault == "unconditional":
+            headers = {k: v for k, v in headers.items() if k.lower() not in _CONDITIONS}
+        elif self.server.fault is not None:
             self.server.num_faults += 1
             if self.server.fault == "hang":
                 self.server.over.wait(300)
@@ -105,7 +111,7 @@ class _Forward(http.server.BaseHTTPRequestHandler):
             self._answer(500, [], b"")
             return
         upstream = http.client.HTTPConnection(self.server.upstream, timeout=60)
-        upstream.request(self.command, self.path, body, dict(self.headers))
+        upstream.request(self.command, self.path, body, headers)
         answer = upstream.getresponse()
         kept = [(k, v) for k, v in answer.getheaders() if k.lower() not in _HOP_BY_HOP]
         self._answer(answer.status, kept, answer.read())
@@ -128,4 +134,5 @@ class _Forward(http.server.BaseHTTPRequestHandler):
         pass
 
 
+_CONDITIONS = {"if-match", "if-none-match"}
 _HOP_BY_HOP = {"connection", "keep-alive", "transfer-encoding", "server", "date"}

@@ -230,6 +230,16 @@ def faulty(s3, monkeypatch):
     location._bucket.cache_clear()
 
 
+def test_a_store_that_ignores_conditions_is_refused(faulty, run):
+    faulty.fault = "unconditional"
+    with pytest.raises(RunDirectoryError, match="If-None-Match"), run.lock("job"):
+        pass
+    assert list(run.root.iterdir()) == []
+    faulty.fault = None
+    with run.lock("job"):
+        assert [path.name for path in run.root.iterdir()] == [".holder.json"]
+
+
 @pytest.mark.parametrize("fault", ["500", "hang"])
 def test_an_outage_of_the_store_is_waited_for(faulty, run, fault):
     with faulty.strike(fault, 2):

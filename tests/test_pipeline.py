@@ -115,6 +115,23 @@ def test_what_verify_finds_damaged_is_made_again_and_nothing_else(finished, copy
         assert path.stat().st_mtime_ns == mtime
 
 
+def test_a_shard_of_other_settings_is_made_again(finished, copy, tmp_path):
+    of_another = tmp_path / "other"
+    other = load_spec(of_another, invert=SMALL_JOB["invert"] | {"steps": 3})
+    shutil.copytree(finished.root, of_another / "run")
+    assert pipeline.run(other, only=["invert"], fresh=True) == pipeline.DONE
+    for path in ("shards/invert/00004.json", "latents.zarr/latents/z/c/4"):
+        here, there = copy.root / path, of_another / "run" / path
+        if there.is_dir():
+            shutil.rmtree(here)
+            shutil.copytree(there, here)
+        else:
+            shutil.copy(there, here)
+    assert pipeline.run(load_spec(tmp_path)) == pipeline.DONE
+    assert_equal_runs(copy, finished)
+    assert findings(copy) == []
+
+
 def test_verify_finds_nothing_in_a_good_run(copy):
     assert findings(copy) == []
 

@@ -200,7 +200,7 @@ def test_faces_vary_in_colour_pose_and_expression(faces):
 
 def test_the_source_names_reads_and_annotates_its_rows():
     source = pickle.loads(pickle.dumps(ProceduralFaces(count=12, seed=4)))
-    assert source.keys == [f"{row:06d}" for row in range(12)]
+    assert list(source.keys) == [f"{row:06d}" for row in range(12)]
     picture, landmarks = render_face(4, 11)
     np.testing.assert_array_equal(source.read(11), picture)
     np.testing.assert_array_equal(source.annotation(11), landmarks)

@@ -79,7 +79,7 @@ def test_files_are_as_readable_as_the_umask_says(tmp_path):
     ],
 )
 def test_rows_are_split_into_shards(rows, shard_rows, expected):
-    assert shards.split(rows, shard_rows) == [Shard(*parts) for parts in expected]
+    assert list(shards.split(rows, shard_rows)) == [Shard(*parts) for parts in expected]
 
 
 def test_every_array_comes_back_as_it_was_committed(tmp_path):
@@ -320,7 +320,7 @@ def test_sums_are_added_and_spelled(tmp_path):
     assert totals["sums"] == {"retried": 3, "loss_gained": 0.25}
     words = shards.in_words(totals["statuses"], {"retried": 30_000, "loss_gained": 0.25})
     assert words == "4 ok; 30000 retried, 0.25 loss gained"
-    del older["sums"]  # as markers were before
+    del older["sums"], older["digest"]  # as markers were before
     (tmp_path / "00000.json").write_text(json.dumps(older))
     assert shards.totals(shards.read_markers(tmp_path))["sums"] == {"retried": 2}
 

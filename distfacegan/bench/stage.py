@@ -53,7 +53,7 @@ def measure(rows: int, workers: int) -> dict[str, Any]:
             raise DistfaceganError("the stage set shards aside: there is no rate")
         ended = time.time()
         core.append(_core_rate(generator, images))
-        markers = shards.read_markers(RunDirectory(spec.run).markers("invert"))
+        markers = list(shards.read_markers(RunDirectory(spec.run).markers("invert")))
     # The markers say when a shard was written, and how long it took.
     first = min(marker.written - marker.seconds for marker in markers)
     last = max(marker.written for marker in markers)

@@ -23,7 +23,8 @@ def write(run: RunDirectory) -> Location:
     pictures = figures.draw(contents)
     summary = summarize(contents) | {"figures": figures.numbers(pictures)}
     html = render(contents, summary, pictures)
-    files.write_json(run.report / "summary.json", summary)
     path = run.report / "index.html"
     files.write_bytes(path, html.encode())
+    sealed = files.seal(summary | {"digests": {path.name: files.digest(html.encode())}})
+    files.write_json(run.report / "summary.json", sealed)
     return path

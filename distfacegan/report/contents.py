@@ -47,7 +47,10 @@ class Contents:
         try:
             return yaml.safe_load(self.run.job.read_text()) if self.run.job.exists() else {}
         except yaml.YAMLError as error:
-            raise RunDirectoryError(f"{self.run.job} is damaged: {error}") from None
+            raise RunDirectoryError(
+                f"{self.run.job} is damaged ({error}); `run` of its spec writes it anew, and "
+                "`distfacegan verify` checks everything else"
+            ) from None
 
     @property
     def seed(self) -> int:

@@ -74,5 +74,8 @@ def read_picture(path: Location) -> np.ndarray:
     data = np.frombuffer(path.read_bytes(), np.uint8)
     pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if len(data) else None
     if pixels is None:
-        raise RunDirectoryError(f"{path} is damaged: it is no picture; delete it")
+        raise RunDirectoryError(
+            f"{path} is damaged: it is no picture; delete it. `distfacegan verify` checks "
+            "everything else"
+        )
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)

@@ -83,7 +83,7 @@ def _stage(contents: Contents, stage: str) -> dict[str, Any]:
     rows: int | None
     done: int | None
     if record.shards is not None:
-        markers = shards.read_markers(contents.run.markers(stage))
+        markers = list(shards.read_markers(contents.run.markers(stage)))
         totals, marked = shards.totals(markers), {str(marker.shard) for marker in markers}
         rows, done = record.rows, totals["rows"]
         reasons = {} if last is None else last.set_aside

@@ -45,9 +45,9 @@ class Began(Section):
 
     resolution: Annotated[int, Field(ge=8, le=1024)] = 128
     """Side of a generated face in pixels; the faces' own, or that over a whole number."""
-    latent_dim: PositiveInt = 64
+    latent_dim: Annotated[int, Field(ge=1, le=65536)] = 64
     """Dimensions of z."""
-    width: PositiveInt = 64
+    width: Annotated[int, Field(ge=1, le=1024)] = 64
     """Channels of the decoder, and of the encoder's first level."""
     levels: Annotated[int, Field(ge=1, le=8)] = 4
     """Levels of resolution in the encoder and the decoder."""

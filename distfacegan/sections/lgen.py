@@ -2,41 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal, TypeVar
 
 from pydantic import (
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
 )
 
+from distfacegan.bounds import MOST_ROWS
 from distfacegan.sections.landmarks import Landmarks
-from distfacegan.settings import Before, Section, Share, Workers
+from distfacegan.settings import Before, Rows, Section, Share, Workers
 
 LGenDecay = Literal["constant", "cosine"]
+Activation = Literal["relu", "elu", "silu", "tanh"]
 Pairs = Literal["prior", "photos", "both"]
+Choice = TypeVar("Choice")
+Choices = Annotated[list[Choice], Field(min_length=1, max_length=100)]
 
 
 class SearchSpace(Section):
     """The variants of L-Gen that Ray Tune chooses from; each a list of values."""
 
-    depth: list[PositiveInt] = Field(default=[2, 3, 4], min_length=1)
+    depth: Choices[PositiveInt] = Field(default=[2, 3, 4])
     """Hidden layers."""
-    width: list[PositiveInt] = Field(default=[64, 128, 256, 512], min_length=1)
+    width: Choices[PositiveInt] = Field(default=[64, 128, 256, 512])
     """Nodes of a hidden layer."""
-    activation: list[Literal["relu", "elu", "silu", "tanh"]] = Field(
-        default=["relu", "elu", "silu"], min_length=1
-    )
+    activation: Choices[Activation] = Field(default=["relu", "elu", "silu"])
     """Nonlinearity of the hidden layers."""
-    learning_rate: list[PositiveFloat] = Field(default=[1e-4, 3e-4, 1e-3, 3e-3], min_length=1)
+    learning_rate: Choices[PositiveFloat] = Field(default=[1e-4, 3e-4, 1e-3, 3e-3])
     """Adam's."""
-    learning_rate_decay: list[LGenDecay] = Field(default=["constant", "cosine"], min_length=1)
+    learning_rate_decay: Choices[LGenDecay] = Field(default=["constant", "cosine"])
     """To zero, over the whole training."""
-    weight_decay: list[NonNegativeFloat] = Field(default=[0.0, 0.3, 1.0], min_length=1)
+    weight_decay: Choices[NonNegativeFloat] = Field(default=[0.0, 0.3, 1.0])
     """Decoupled from the gradient (AdamW)."""
-    batch: list[PositiveInt] = Field(default=[16, 64, 256], min_length=1)
+    batch: Choices[PositiveInt] = Field(default=[16, 64, 256])
     """Rows of a training step."""
 
 
@@ -53,22 +54,22 @@ class LGen(Section):
     detector finds on G(z). photos: the photos' latents and landmarks, as in the paper. both: prior,
     and the photos' latents with the landmarks found on their G(z). Default: prior where the section
     landmarks has a detector, else photos."""
-    num_pairs: PositiveInt = 10_000
+    num_pairs: Rows = 10_000
     """Latents drawn from the prior (prior, both)."""
-    num_fresh: Annotated[NonNegativeInt, Before(0)] = 2000
+    num_fresh: Annotated[int, Field(ge=0, le=MOST_ROWS), Before(0)] = 2000
     """Latents drawn apart from all training, on which L-Gen is held against the detector."""
     judge: Landmarks | None = None
     """A second detector, with the keys of the section landmarks: it judges L-Gen on the fresh
     latents, independently of the first."""
-    ensemble: Annotated[PositiveInt, Before(1)] = 5
+    ensemble: Annotated[int, Field(ge=1, le=1000), Before(1)] = 5
     """Landmark generators in all, of the best trials, where there are fresh latents: their spread
     says how far off the landmarks of a sample may be. 1: the best alone."""
     workers: Workers = None
-    depth: PositiveInt = 3
+    depth: Annotated[int, Field(ge=1, le=100)] = 3
     """Hidden layers (Table I)."""
-    width: PositiveInt = 128
+    width: Annotated[int, Field(ge=1, le=16384)] = 128
     """Nodes of a hidden layer (Table I)."""
-    activation: Literal["relu", "elu", "silu", "tanh"] = "relu"
+    activation: Activation = "relu"
     """Nonlinearity of the hidden layers (Table I)."""
     learning_rate: PositiveFloat = 3e-4
     """Adam's."""
@@ -80,7 +81,7 @@ class LGen(Section):
     """B_N of equation 4."""
     epochs: PositiveInt = 1000
     """Passes over the rows."""
-    trials: PositiveInt = 16
+    trials: Annotated[int, Field(ge=1, le=10_000)] = 16
     """Variants to try, the section's own included."""
     validation_share: Share = 0.1
     """Share of the rows that chooses among the trials."""

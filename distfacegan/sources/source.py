@@ -5,7 +5,7 @@ name.
 """
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import ClassVar, Protocol
 
 import numpy as np
@@ -20,7 +20,7 @@ class Source(Protocol):
     """
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         """The names of the photos, sorted."""
         ...
 

@@ -24,7 +24,8 @@ from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.stages.training import Training, last_step, make_trainer
 from distfacegan.store import files, groups, metrics, shards, weight_files
-from distfacegan.store.location import ObjectStoreError, numbered, remove_tree
+from distfacegan.store.checkpoints import Checkpoints
+from distfacegan.store.location import ObjectStoreError, remove_tree
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
@@ -82,6 +83,7 @@ class BeganStage(Stage):
         if without:
             log.warning("began: training without the shards %s, which are not done", without)
         run.note(self.name, steps=section.steps)
+        Checkpoints(run).discard_damaged()
         first = last_step(run)
         metrics.truncate(run.metrics, first)
         telemetry = Telemetry(
@@ -143,8 +145,8 @@ class BeganStage(Stage):
         return rates.rate(one_step)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check the checkpoints and the finished generator."""
-        yield from check_networks(numbered(run.began / "checkpoints"))
+        """Check the metrics, the checkpoints and the finished generator."""
+        yield from Checkpoints(run).verify()
         yield from check_networks([run.began / weights.GENERATOR], expected=record.finished)
 
 

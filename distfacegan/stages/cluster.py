@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -16,6 +17,7 @@ import pyarrow.fs
 import ray
 import ray.util
 
+from distfacegan import waiting
 from distfacegan.errors import SpecError
 from distfacegan.store.location import Location, file_system
 
@@ -47,8 +49,10 @@ def connect(**options: Any) -> Iterator[None]:
     address = "local"  # never join a Ray that somebody else has started on this machine
     if not options:
         address = os.environ.get("RAY_ADDRESS") or address
+    _check_answers(address)
     try:
-        context = ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
+        with waiting.said("Ray" if address == "local" else f"the Ray cluster at {address}"):
+            context = ray.init(address, **options, log_to_driver=False, logging_level=logging.ERROR)
     except ConnectionError as error:
         raise SpecError(
             f"RAY_ADDRESS is {address}, but no Ray cluster accepts us there: {error}. Is the "
@@ -63,6 +67,17 @@ def connect(**options: Any) -> Iterator[None]:
             yield
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise SpecError if nothing answers at HOST:PORT. Ray itself would try for a minute."""
+    match = re.fullmatch(r"(?:ray://)?\[?([^/\]]+)\]?:(\d+)", address)
+    reason = waiting.refusal(match[1], int(match[2])) if match else None
+    if reason is not None:
+        raise SpecError(
+            f"RAY_ADDRESS is {address}, but no Ray cluster answers there: {reason}. Start its "
+            "head, correct RAY_ADDRESS, or unset it to compute on this machine"
+        )
 
 
 @contextmanager
@@ -134,8 +149,10 @@ def _wait_for(workers: int, field: str) -> None:
     """Ask the cluster for the places of workers, wait until it has all of them, and free them."""
     each = {"num_gpus": 1.0, "num_cpus": 1.0}
     places = ray.util.placement_group([{"GPU": 1.0, "CPU": 1.0}] * workers)
+    first = True
     try:
-        while not places.wait(SAY_EVERY_S):
+        while not places.wait(waiting.SAY_EVERY_S if first else SAY_EVERY_S):
+            first = False
             log.info("%s: %d workers are waiting for places: %s", field, workers, describe(each))
     finally:
         ray.util.remove_placement_group(places)

@@ -31,7 +31,7 @@ from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
-from distfacegan.store.verification import Finding, check_group
+from distfacegan.store.verification import Finding, check_group, check_sealed
 
 log = logging.getLogger(__name__)
 
@@ -207,8 +207,9 @@ class LandmarkStage(Stage):
         return rates.rate(some)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check the landmarks."""
+        """Check the landmarks and the calibration."""
         yield from check_group(run, self.name, "landmarks")
+        yield from check_sealed(run.landmarks / calibrations.NAME)
 
 
 def _photos(job: Job) -> Source | None:

@@ -26,7 +26,7 @@ from distfacegan.store.location import remove_tree
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Status
-from distfacegan.store.verification import Finding, check_networks, check_present
+from distfacegan.store.verification import Finding, check_networks, check_present, check_sealed
 
 log = logging.getLogger(__name__)
 
@@ -125,7 +125,9 @@ class LGenStage(Stage):
         meta["reliability"] = {name: dataclasses.asdict(each) for name, each in reliability.items()}
         weight_files.save(run.lgen / "final", state, meta)
         files.write_json(run.lgen / "trials.json", list(map(dataclasses.asdict, trials)))
-        files.write_json(run.lgen / "evaluation.json", dataclasses.asdict(evaluation))
+        digests = {"trials.json": files.file_digest(run.lgen / "trials.json")}
+        sealed = files.seal({**dataclasses.asdict(evaluation), "digests": digests})
+        files.write_json(run.lgen / "evaluation.json", sealed)
         remove_tree(run.lgen / "tune")
         run.end(self.name, finished=True, started=started, rows=len(data.z))
         said = f"NME {evaluation.nme:.4f} on test rows, mean shape {evaluation.nme_mean_shape:.4f}"
@@ -201,11 +203,12 @@ class LGenStage(Stage):
         return rates.rate(one_epoch) / (rows * section.epochs)
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check the networks, and that evaluation.json and trials.json exist."""
+        """Check the networks, evaluation.json and trials.json."""
         folders = [run.lgen / "final", run.lgen / "held_out"]
         yield from check_networks(folders, expected=record.finished)
+        yield from check_sealed(run.lgen / "evaluation.json", expected=record.finished)
         if record.finished:
-            yield from check_present([run.lgen / "evaluation.json", run.lgen / "trials.json"])
+            yield from check_present([run.lgen / "trials.json"])
 
 
 def _num_rows(job: Job) -> int | None:

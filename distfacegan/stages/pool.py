@@ -146,7 +146,8 @@ class _Shards:
     """The shards that wait, the shards in flight, and the shards that failed."""
 
     def __init__(self, todo: Sequence[Shard]) -> None:
-        self._waiting = collections.deque(todo)
+        self._fresh, self._num_fresh = iter(todo), len(todo)  # never given to an actor yet
+        self._again: collections.deque[Shard] = collections.deque()  # wait a second time
         self._failed: collections.deque[Shard] = collections.deque()  # wait for idle actors
         self._flights: dict[int, _Flight] = {}
         self._attempts: collections.defaultdict[int, float] = collections.defaultdict(float)
@@ -160,7 +161,17 @@ class _Shards:
     @property
     def left(self) -> int:
         """The number of shards that are neither done nor set aside."""
-        return len(self._waiting) + len(self._failed) + len(self._flights)
+        return self._num_waiting + len(self._failed) + len(self._flights)
+
+    @property
+    def _num_waiting(self) -> int:
+        return self._num_fresh + len(self._again)
+
+    def _next_waiting(self) -> Shard:
+        if self._again:
+            return self._again.popleft()
+        self._num_fresh -= 1
+        return next(self._fresh)
 
     def has_failed(self, shard: Shard) -> bool:
         """Tell whether a shard has failed, apart from a few losses of nodes."""
@@ -175,8 +186,10 @@ class _Shards:
         """
         if idle and self._failed:
             shard = self._failed.popleft()
-        elif self._waiting and (idle or (len(self._waiting) > num_starting and not self._failed)):
-            shard = self._waiting.popleft()
+        elif self._num_waiting and (
+            idle or (self._num_waiting > num_starting and not self._failed)
+        ):
+            shard = self._next_waiting()
         else:
             return self._take_over() if idle else None
         self._flights[shard.index] = _Flight(shard, not idle, time.monotonic())
@@ -233,5 +246,5 @@ class _Shards:
             elif self.has_failed(flight.shard):
                 self._failed.append(flight.shard)
             else:
-                self._waiting.appendleft(flight.shard)
+                self._again.appendleft(flight.shard)
         return None

@@ -10,7 +10,7 @@ from distfacegan import report
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import STAGES, RunDirectory
-from distfacegan.store.verification import Finding, check_present
+from distfacegan.store.verification import Finding, check_present, check_sealed
 
 
 class ReportStage(Stage):
@@ -40,7 +40,8 @@ class ReportStage(Stage):
         return Plan("a page and its numbers")
 
     def verify(self, run: RunDirectory, record: StageRecord) -> Iterator[Finding]:
-        """Check that the page exists."""
+        """Check the page and its numbers."""
+        yield from check_sealed(run.report / "summary.json", expected=record.finished)
         if record.finished:
             yield from check_present([run.report / "index.html"])
 

@@ -5,10 +5,11 @@ It finds the shards that are left to do, runs them, and records the run.
 
 from __future__ import annotations
 
+import array
 import collections
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
 from distfacegan.stages.actors import Worker
 from distfacegan.stages.pool import SetAside, run_shards
@@ -16,7 +17,7 @@ from distfacegan.stages.progress import Progress
 from distfacegan.stages.stage import Job, Outcome, Stage
 from distfacegan.stages.telemetry import Telemetry
 from distfacegan.store import shards
-from distfacegan.store.shards import Shard, ShardStats
+from distfacegan.store.shards import Shards, ShardStats
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 def finish_shards(
     stage: Stage,
     job: Job,
-    plan: Sequence[Shard],
+    plan: Shards,
     worker: Callable[[], Worker],
     *,
     workers: tuple[int | None, Mapping[str, float]],
@@ -38,12 +39,14 @@ def finish_shards(
     reads. A shard that is not done in one of these stages is left for the next run.
     """
     started = time.time()
-    num_rows = sum(map(len, plan))
+    num_rows = plan[-1].stop if plan else 0
     job.run.note(stage.name, rows=num_rows, shards=len(plan))
     num_workers, resources = workers
-    tally = _Tally(shards.read_markers(job.run.markers(stage.name)))
-    ready = [s for s in plan if all(s.index in indices for indices in upstream)]
-    todo = [s for s in ready if s.index not in tally.done]
+    made_of = job.run.identity(stage.name)
+    tally = _Tally(shards.own(job.run.markers(stage.name), made_of))
+    left = (index for index in range(len(plan)) if index not in tally.done)
+    ready = (index for index in left if all(index in indices for indices in upstream))
+    todo = plan.only(array.array("q", ready), made_of)
     telemetry = Telemetry(
         job.run,
         stage.name,
@@ -79,7 +82,7 @@ def finish_shards(
 class _Tally:
     """The shards of a stage that this run and earlier runs have done."""
 
-    def __init__(self, markers: list[ShardStats]) -> None:
+    def __init__(self, markers: Iterable[ShardStats]) -> None:
         self.done: set[int] = set()
         self.rows = 0
         self.failures: collections.Counter[str] = collections.Counter()  # of this run, by error

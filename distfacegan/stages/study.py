@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
-from distfacegan.store.verification import Finding, check_present, check_shard_files
+from distfacegan.store.verification import Finding, check_sealed, check_shard_files
 
 RESULTS = "results.json"
 
@@ -167,7 +167,7 @@ class StudyStage(Stage):
                 "faces_generated": section.faces,
                 "networks": _results(job.run, plan),
             }
-            files.write_json(job.run.study / RESULTS, found)
+            files.write_json(job.run.study / RESULTS, files.seal(found))
         return outcome
 
     def plan(self, job: Job) -> Plan:
@@ -181,11 +181,10 @@ class StudyStage(Stage):
         """Check the files of the networks' errors, and that the results exist."""
         count = len(trainings(record.settings["amounts"], record.settings["seeds"]))
         yield from check_shard_files(run, self.name, shards.split(count, 1), run.study)
-        if record.finished:
-            yield from check_present([run.study / RESULTS])
+        yield from check_sealed(run.study / RESULTS, expected=record.finished)
 
 
-def _results(run: RunDirectory, plan: list[Shard]) -> list[dict[str, Any]]:
+def _results(run: RunDirectory, plan: Sequence[Shard]) -> list[dict[str, Any]]:
     """Return the errors of the networks by way and number of real faces."""
     found: dict[tuple[str, int], list[float]] = {}
     for shard in plan:

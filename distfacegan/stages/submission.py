@@ -24,9 +24,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 from ray.exceptions import AuthenticationError
-from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
+from ray.job_submission import JobDetails, JobStatus
 
 from distfacegan.errors import DistfaceganError
+from distfacegan.stages.job_client import Client, SilentError
 
 if TYPE_CHECKING:
     from distfacegan.spec import JobSpec
@@ -39,7 +40,6 @@ PACKAGE = Path(__file__).parents[1]
 RUN_KEY = "distfacegan_run"
 
 STOP_WAIT_S = 30  # seconds between SIGTERM and SIGKILL, in which the shards in flight are finished
-TIMEOUT_S = (5, 30)  # seconds to connect, and seconds to get an answer
 QUIET_S = 60.0  # after this many seconds without a new line, the log is opened again
 PATIENCE_S = 60.0  # after this many seconds without an answer, a job is no longer followed
 
@@ -68,13 +68,6 @@ class Job:
     ended: float | None
 
 
-class _Client(JobSubmissionClient):
-    """Ray's client, with a limit on the time that it waits for an answer."""
-
-    def _do_request(self, method: str, endpoint: str, **options: Any) -> Any:
-        return super()._do_request(method, endpoint, timeout=TIMEOUT_S, **options)
-
-
 class Cluster:
     """The jobs of the cluster whose head answers at `address` (http://HEAD:8265)."""
 
@@ -89,7 +82,7 @@ class Cluster:
         for handler in logging.getLogger("ray").handlers:
             handler.setLevel(logging.WARNING)  # no log line for every upload and connection
         with self._explained():
-            self._client = _Client(self.address)
+            self._client = Client(self.address)
 
     def submit(
         self,
@@ -225,11 +218,13 @@ class Cluster:
         except RuntimeError as error:  # any answer but 200
             raise ClusterError(f"{self.address} refused the request: {error}") from None
         except OSError as error:
+            silent = isinstance(error, SilentError)
+            reason = str(error) if silent else "the request failed"
             raise ClusterError(
-                f"no Ray cluster answers at {self.address}: {error}\n"
-                "Is its head up, and can this machine reach its dashboard's port? Through a "
-                "firewall: ssh -L 8265:localhost:8265 HEAD, then --address http://localhost:8265"
-            ) from None
+                f"no Ray cluster answers at {self.address}: {reason}. Is its head up, and can this "
+                "machine reach its dashboard's port? Through a firewall: ssh -L "
+                "8265:localhost:8265 HEAD, then --address http://localhost:8265"
+            ) from error
 
 
 class _Log:

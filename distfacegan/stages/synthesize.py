@@ -30,7 +30,7 @@ from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import RunDirectory
 from distfacegan.store.shards import Shard, ShardStats, Status
-from distfacegan.store.verification import Finding, check_present, check_shard_files
+from distfacegan.store.verification import Finding, check_sealed, check_shard_files
 
 GENERATION_FLOPS = 2.6e14  # operations a second of one H200, a guess for the plan
 
@@ -223,8 +223,8 @@ class SynthesizeStage(Stage):
         """Check the files of the shards."""
         plan = shards.split(record.settings["count"], record.settings["shard_rows"])
         yield from check_shard_files(run, self.name, plan, run.synthetic)
-        if record.finished:
-            yield from check_present([dataset.manifest_path(run.synthetic)])
+        manifest = dataset.manifest_path(run.synthetic)
+        yield from check_sealed(manifest, expected=record.finished)
 
 
 def _sampler_settings(section: Synthesize) -> dict[str, Any]:

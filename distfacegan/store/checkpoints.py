@@ -9,13 +9,18 @@ abandoned, and ignores them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distfacegan.errors import RunDirectoryError
 from distfacegan.store import files, formats, metrics, weight_files
 from distfacegan.store.location import Location, numbered
 from distfacegan.store.run_directory import RunDirectory
+from distfacegan.store.verification import Finding, check_networks
 from distfacegan.store.weight_files import State
+
+log = logging.getLogger(__name__)
 
 KEEP = 3
 
@@ -48,8 +53,14 @@ class Checkpoints:
         self._rollbacks, self._metrics = run.began / "rollbacks.json", run.metrics
 
     def rollbacks(self) -> list[Rollback]:
-        """Return every rollback, oldest first."""
+        """Return every rollback, oldest first; raises RunDirectoryError for damage."""
         found = files.read_json(self._rollbacks) if self._rollbacks.exists() else []
+        if not all(map(files.is_whole, found)):
+            raise RunDirectoryError(
+                f"{self._rollbacks} is damaged (it fails its digest), so it is not known which "
+                "checkpoints count. Nothing was changed. Restore the file from a copy, or train "
+                "anew: --fresh --only began. `distfacegan verify` checks everything else"
+            )
         return [Rollback(**formats.known_fields(Rollback, each)) for each in found]
 
     def kept(self) -> list[Location]:
@@ -64,11 +75,37 @@ class Checkpoints:
             )
         ]
 
-    def resume(self) -> Point:
-        """Return the newest checkpoint, after deleting all that is later. Only rank 0 calls this.
+    def verify(self) -> Iterator[Finding]:
+        """Check the metrics, the rollbacks and the checkpoints; discard what is damaged."""
+        lost = metrics.mend(self._metrics)
+        if lost:
+            yield Finding(f"{self._metrics}: {lost} damaged lines, which are left out from now on")
+        try:
+            self.rollbacks()
+        except RunDirectoryError as error:
+            yield Finding(str(error), "unreadable")
+        yield from check_networks(numbered(self._folder))
 
-        Later checkpoints, sample grids and lines of metrics are deleted.
+    def discard_damaged(self) -> None:
+        """Delete the newest checkpoints if they are damaged, with a warning for each."""
+        for path in reversed(weight_files.checkpoints(self._folder)):
+            damage = weight_files.damaged(path)
+            if not damage:
+                return
+            weight_files.remove(path)
+            log.warning(
+                "began: the checkpoint of step %d is damaged (%s): the training goes on from the "
+                "one before. `distfacegan verify` checks everything else",
+                int(path.name),
+                ", ".join(damage),
+            )
+
+    def resume(self) -> Point:
+        """Return the newest whole checkpoint, after deleting all that is later.
+
+        Later checkpoints, sample grids and lines of metrics are deleted. Only rank 0 calls this.
         """
+        self.discard_damaged()
         kept = self.kept()
         step = int(kept[-1].name) if kept else 0
         for path in weight_files.checkpoints(self._folder):
@@ -105,5 +142,5 @@ class Checkpoints:
         to = max(kept, key=lambda path: weight_files.read_meta(path).get("diversity_ratio", 0.0))
         rollback = Rollback(step, int(to.name), reason, learning_rate_scale)
         every = [*self.rollbacks(), rollback]
-        files.write_json(self._rollbacks, list(map(dataclasses.asdict, every)))
+        files.write_json(self._rollbacks, [files.seal(dataclasses.asdict(r)) for r in every])
         return self.resume()

@@ -26,6 +26,7 @@ OPTIONAL = (
     "coverage",
     "nme_generated",
 )
+CARD = "README.md"
 
 
 def manifest_path(folder: Location) -> Location:
@@ -35,15 +36,13 @@ def manifest_path(folder: Location) -> Location:
 
 def write_manifest(folder: Location, manifest: Mapping[str, Any], export: ExportFormat) -> None:
     """Write manifest.json and the dataset card README.md beside the files of a dataset."""
-    files.write_json(manifest_path(folder), {**manifest, **formats.stamp()})
-    files.write_bytes(folder / "README.md", card(manifest, export).encode())
+    _write(folder, manifest, card(manifest, export))
 
 
 def write_photo_manifest(
     folder: Location, manifest: Mapping[str, Any], export: ExportFormat
 ) -> None:
     """Write manifest.json and README.md beside the faces of photos."""
-    files.write_json(manifest_path(folder), {**manifest, **formats.stamp()})
     text = _PHOTOS.format(
         name=manifest["name"],
         kept=manifest["kept"],
@@ -52,7 +51,14 @@ def write_photo_manifest(
         files=export.files,
         how_to_read=export.how_to_read,
     )
-    files.write_bytes(folder / "README.md", text.encode())
+    _write(folder, manifest, text)
+
+
+def _write(folder: Location, manifest: Mapping[str, Any], card: str) -> None:
+    files.write_bytes(folder / CARD, card.encode())
+    digests = {CARD: files.digest(card.encode())}
+    found = files.seal({**manifest, **formats.stamp(), "digests": digests})
+    files.write_json(manifest_path(folder), found)
 
 
 _PHOTOS = """\

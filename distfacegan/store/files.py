@@ -2,6 +2,9 @@
 
 A local file is written under another name, flushed and renamed. An object store takes a whole
 object in one request.
+
+A sealed JSON object holds under `digest` the digest of its other fields, which every reader checks.
+It may hold under `digests` those of files beside it, by name.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import MENDED, RunDirectoryError
 from distfacegan.store.location import Location, read_all
 
 
@@ -56,6 +59,33 @@ def write_json(path: Location, value: Any) -> None:
     write_bytes(path, (json.dumps(value, indent=1, allow_nan=False) + "\n").encode())
 
 
+def seal(value: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a JSON object with its seal: the digest of its other fields."""
+    rest = {key: each for key, each in value.items() if key != "digest"}
+    text = json.dumps(json.loads(json.dumps(rest)), sort_keys=True)  # as it is read back
+    return {**rest, "digest": digest(text.encode())}
+
+
+def is_whole(value: Any) -> bool:
+    """Tell whether a JSON value is what was written, as far as it is sealed."""
+    sealed = isinstance(value, dict) and "digest" in value
+    return not sealed or seal(value)["digest"] == value["digest"]
+
+
+def seal_text(text: str) -> str:
+    """Return a text with its seal, a comment in the last line."""
+    return f"{text}{_SEAL}{digest(text.encode())}\n"
+
+
+def is_whole_text(text: str) -> bool:
+    """Tell whether a text is what was written, as far as it is sealed."""
+    body, sealed, found = text.rpartition(_SEAL)
+    return not sealed or digest(body.encode()) == found.strip()
+
+
+_SEAL = "# Digest of the lines above: "
+
+
 def read_json(path: Location) -> Any:
     """Return the value in the JSON file at `path`; raises RunDirectoryError for a damaged file."""
     return _parse(path, path.read_bytes())
@@ -68,11 +98,12 @@ def read_all_json(paths: Sequence[Location]) -> list[Any]:
 
 def _parse(path: Location, data: bytes) -> Any:
     try:
-        return json.loads(data)
+        found = json.loads(data)
     except ValueError as error:
-        raise RunDirectoryError(
-            f"{path} is damaged ({error}); `distfacegan verify` mends it"
-        ) from None
+        raise RunDirectoryError(f"{path} is damaged ({error}); {MENDED}") from None
+    if not is_whole(found):
+        raise RunDirectoryError(f"{path} is damaged (it fails its digest); {MENDED}")
+    return found
 
 
 def digest(data: bytes | memoryview) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from distfacegan import __version__
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import MENDED, RunDirectoryError
 
 # This version writes FORMAT and reads 0 to FORMAT. Data of 0.1.0, without a number, counts as 0.
 FORMAT = 1
@@ -30,7 +30,12 @@ def stamp() -> dict[str, Any]:
 
 
 def check(what: object, found: Mapping[str, Any]) -> None:
-    """Raise NewerFormatError, naming `what`, if the stamp in `found` is of a later format."""
+    """Raise NewerFormatError, naming `what`, if the stamp in `found` is of a later format.
+
+    Raises RunDirectoryError if `found` is no mapping, and can have no stamp.
+    """
+    if not isinstance(found, Mapping):
+        raise RunDirectoryError(f"{what} is damaged (it holds no fields); {MENDED}")
     number = found.get("format", 0)
     if isinstance(number, int) and number > FORMAT:
         raise NewerFormatError(

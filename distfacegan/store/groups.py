@@ -102,7 +102,7 @@ def shard_rows(group: zarr.Group) -> int:
     return int(str(group.attrs["shard_rows"]))
 
 
-def plan(group: zarr.Group) -> list[Shard]:
+def plan(group: zarr.Group) -> shards.Shards:
     """Return the shards of a group."""
     return shards.split(num_rows(group), shard_rows(group))
 

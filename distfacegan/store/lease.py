@@ -20,8 +20,13 @@ import uuid
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from obstore.exceptions import AlreadyExistsError, PreconditionError
+from obstore.exceptions import (
+    AlreadyExistsError,
+    NotSupportedError,
+    PreconditionError,
+)
 
+from distfacegan import waiting
 from distfacegan.errors import RunDirectoryError
 from distfacegan.store.location import Location, ObjectStoreError, brief, object_store
 
@@ -38,8 +43,9 @@ class HeldError(Exception):
 def hold(path: Location, who: Mapping[str, Any]) -> contextlib.AbstractContextManager[None]:
     """Hold the lease on the object at `path` for the job that `who` describes.
 
-    Raises HeldError if another job holds the lease. Raises RunDirectoryError, in the main thread,
-    when another job has taken the lease over.
+    Raises HeldError if another job holds the lease, RunDirectoryError if the store cannot keep
+    other jobs out. Raises RunDirectoryError, in the main thread, when another job has taken the
+    lease over.
     """
     return _Lease(path, who).hold()
 
@@ -56,6 +62,7 @@ class _Lease:
 
     @contextlib.contextmanager
     def hold(self) -> Iterator[None]:
+        self._check_conditions()
         self._version = self._take()
         before = None
         if threading.current_thread() is threading.main_thread():
@@ -86,6 +93,26 @@ class _Lease:
                 self._store.delete(self._path.name)
         except ObjectStoreError as error:  # the lease expires by itself
             log.warning("cannot give back the lease on %s: %s", self._path.parent, brief(error))
+
+    def _check_conditions(self) -> None:
+        """Raise RunDirectoryError if the store does not honour the conditions of a write."""
+        name = f".probe-{self._who['lease']}"
+        try:
+            first = _version(self._store.put(name, b"1", mode="create"))
+            self._store.put(name, b"2", mode=first)
+            for condition in ("create", first):  # neither holds any more
+                with contextlib.suppress(AlreadyExistsError, PreconditionError):
+                    self._store.put(name, b"3", mode=condition)
+                    raise NotSupportedError
+        except (NotSupportedError, NotImplementedError):
+            raise RunDirectoryError(
+                f"{self._path.parent}: the store ignores the conditions of a write (If-None-Match, "
+                "If-Match). It cannot keep a second job out of the run directory, and rows of two "
+                "jobs could mix. Nothing was changed. Use a store that honours the conditions, or "
+                "copy the run directory to a local folder"
+            ) from None
+        finally:
+            self._store.delete(name)
 
     def _take(self) -> Any:
         with contextlib.suppress(AlreadyExistsError):
@@ -145,7 +172,8 @@ class _Lease:
 def holder(path: Location) -> dict[str, Any] | None:
     """Return the description of the job that holds a lease; None if no job renews the lease."""
     try:
-        found = object_store(path.parent).get(path.name)
+        with waiting.said(f"the object store of {path}"):
+            found = object_store(path.parent).get(path.name)
     except FileNotFoundError:
         return None
     age = datetime.datetime.now(datetime.UTC) - found.meta["last_modified"]

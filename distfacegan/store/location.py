@@ -23,6 +23,7 @@ import obstore.fsspec
 import obstore.store
 from obstore.exceptions import BaseError as ObjectStoreError
 
+from distfacegan import waiting
 from distfacegan.errors import DistfaceganError
 
 SCHEMES = ("s3", "gs", "az")
@@ -90,7 +91,7 @@ class ObjectPath:
         return self.parent / name
 
     @property
-    def _store(self) -> obstore.store.ObjectStore:
+    def _store(self) -> _SaidStore:
         return _bucket(self.bucket)
 
     def read_bytes(self) -> bytes:
@@ -179,9 +180,27 @@ def object_store(location: Location, give_up_s: float | None = None) -> obstore.
     return obstore.store.from_url(str(location), **options)
 
 
+class _SaidStore:
+    """obstore's store of a bucket, which says what it waits for."""
+
+    def __init__(self, url: str) -> None:
+        limit = _OPTIONS["retry_config"]["retry_timeout"].total_seconds()
+        self._what = f"the object store {url} (gives up after {limit:.0f} s)"
+        self._store: Any = obstore.store.from_url(url, **_OPTIONS)
+
+    def __getattr__(self, name: str) -> Any:
+        request = getattr(self._store, name)
+
+        def call(*arguments: Any, **options: Any) -> Any:
+            with waiting.said(self._what):
+                return request(*arguments, **options)
+
+        return call
+
+
 @functools.cache  # keeps the connections open
-def _bucket(url: str) -> obstore.store.ObjectStore:
-    return obstore.store.from_url(url, **_OPTIONS)
+def _bucket(url: str) -> _SaidStore:
+    return _SaidStore(url)
 
 
 class ArrowFileSystem(obstore.fsspec.FsspecStore):
@@ -211,7 +230,8 @@ def reach(location: Location) -> None:
         return
     store = object_store(location, give_up_s=REACH_S)
     try:
-        next(iter(store.list(chunk_size=1, return_arrow=False)), None)
+        with waiting.said(f"the object store of {location} (gives up after {REACH_S:.0f} s)"):
+            next(iter(store.list(chunk_size=1, return_arrow=False)), None)
     except (ObjectStoreError, OSError) as error:
         code = re.search(r"<Code>(\w+)</Code>", str(error))
         raise LocationError(

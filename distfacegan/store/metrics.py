@@ -1,4 +1,4 @@
-"""metrics.jsonl: one JSON object a line, each with its `step`, in the order of the steps."""
+"""metrics.jsonl: one sealed JSON object a line, each with its `step`, in the order of the steps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import MENDED, RunDirectoryError
 from distfacegan.store import files, formats
 from distfacegan.store.location import Location
 
@@ -46,7 +46,7 @@ LOOK = ("diversity_ratio", "encoder_distance", "nearest_ratio")
 
 def append(path: Location, line: MetricsLine) -> None:
     """Add one line."""
-    content = (json.dumps(line.to_json()) + "\n").encode()
+    content = (json.dumps(files.seal(line.to_json())) + "\n").encode()
     if isinstance(path, Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab") as file:
@@ -64,7 +64,16 @@ def read(path: Location) -> list[MetricsLine]:
         known = [formats.known_fields(MetricsLine, found) for found in _read(path)]
         return [MetricsLine(**fields) for fields in known]
     except (TypeError, AttributeError) as error:  # fields are missing, or a line is no object
-        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+        raise RunDirectoryError(f"{path} is damaged ({error}); {MENDED}") from None
+
+
+def mend(path: Location) -> int:
+    """Drop the damaged lines, and return their number."""
+    lines = _lines(path)
+    whole = [line for line in lines if _parse(line) is not None]
+    if len(whole) < len(lines):
+        files.write_bytes(path, b"".join(whole))
+    return len(lines) - len(whole)
 
 
 def with_last_look(lines: Sequence[MetricsLine]) -> MetricsLine:
@@ -82,10 +91,25 @@ def truncate(path: Location, step: int) -> None:
 
 
 def _read(path: Location) -> list[dict[str, Any]]:
-    if not path.exists():
-        return []
+    found = []
+    for number, line in enumerate(_lines(path), start=1):
+        parsed = _parse(line)
+        if parsed is None:
+            raise RunDirectoryError(f"{path} is damaged (line {number}); {MENDED}")
+        found.append(parsed)
+    return found
+
+
+def _lines(path: Location) -> list[bytes]:
+    """Return the lines, without a last one that is still being written."""
+    lines = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    return [line for line in lines if line.endswith(b"\n")]
+
+
+def _parse(line: bytes) -> dict[str, Any] | None:
+    """Return the object in a line; None if the line is damaged."""
     try:
-        lines = path.read_text().splitlines(keepends=True)
-        return [json.loads(line) for line in lines if line.endswith("\n")]
-    except ValueError as error:
-        raise RunDirectoryError(f"{path} is damaged: {error}") from None
+        found = json.loads(line)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and "step" in found and files.is_whole(found) else None

@@ -34,6 +34,7 @@ class StageRecord:
 
     settings: Mapping[str, Any]  # those that decide the output
     inputs: Mapping[str, Any]  # the identities of the data that the stage reads
+    made_of: str | None = None  # the digest of both; None: an earlier version began the stage
     runs: tuple[StageRun, ...] = ()
     finished: bool = False
     rows: int | None = None  # all rows to do, if the stage works shard by shard

@@ -22,7 +22,7 @@ from typing import Any
 
 import filelock
 
-from distfacegan.errors import RunDirectoryError
+from distfacegan.errors import MENDED, RunDirectoryError
 from distfacegan.store import files, formats, lease, records, shards
 from distfacegan.store.location import Location, remove_tree
 from distfacegan.store.records import StageRecord
@@ -120,7 +120,7 @@ class RunDirectory:
         try:
             return StageRecord.from_json(found)
         except TypeError as error:
-            raise RunDirectoryError(f"{path} is no record of a stage ({error})") from None
+            raise RunDirectoryError(f"{path} is no record of a stage ({error}); {MENDED}") from None
 
     def written_by(self) -> list[str]:
         """Return the other versions that began stages here: "distfacegan 0.1.0 (format 0)"."""
@@ -143,12 +143,22 @@ class RunDirectory:
         return any(path.exists() for path in (self._lock_path, self._holder_path, self.job))
 
     def identity(self, stage: str) -> str:
-        """Return a digest of the settings and the inputs that a stage began with."""
+        """Return a digest of the settings and the inputs that a stage began with.
+
+        Raises RunDirectoryError if the record is missing, or if they have changed since.
+        """
         record = self.record(stage)
         if record is None:
             raise RunDirectoryError(f"{self.root}: the stage {stage} has not run")
-        text = json.dumps([record.settings, record.inputs], sort_keys=True)
-        return files.digest(text.encode())
+        found = _made_of(record.settings, record.inputs)
+        if record.made_of not in (None, found):
+            raise RunDirectoryError(
+                f"{self.record_path(stage)} is damaged: the settings or inputs in it are not those "
+                f"that the stage began with (digest {found}, expected {record.made_of}). Nothing "
+                "was changed. Put back what `distfacegan run` says is different, or do the stage "
+                f"anew: --fresh --only {stage}. `distfacegan verify` checks the other stages"
+            )
+        return found
 
     def check(
         self,
@@ -188,6 +198,7 @@ class RunDirectory:
         if self.record(stage) is None:
             record = {"settings": records.plain(settings), "inputs": records.plain(inputs)}
             record |= {"runs": [], "finished": False, **formats.stamp()}
+            record["made_of"] = _made_of(record["settings"], record["inputs"])
             files.write_json(self.record_path(stage), record)
 
     def note(self, stage: str, **facts: Any) -> None:
@@ -278,3 +289,7 @@ class RunDirectory:
         finally:
             self._holder_path.unlink(missing_ok=True)
             lock.release()
+
+
+def _made_of(settings: Mapping[str, Any], inputs: Mapping[str, Any]) -> str:
+    return files.digest(json.dumps([settings, inputs], sort_keys=True).encode())

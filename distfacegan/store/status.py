@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import time
+from collections.abc import Iterable, Iterator
 
 import yaml
 
@@ -12,6 +13,7 @@ from distfacegan.errors import RunDirectoryError
 from distfacegan.store import metrics, shards
 from distfacegan.store.records import StageRecord
 from distfacegan.store.run_directory import STAGES, RunDirectory
+from distfacegan.store.shards import ShardStats
 
 RECENT = 100  # the rate is measured over this many of the last markers
 NAMED = 10  # at most this many shards are named for one kind of failure
@@ -50,7 +52,10 @@ def read(run: RunDirectory) -> list[StageStatus]:
     except (yaml.YAMLError, UnicodeDecodeError):
         job = None
     if not isinstance(job, dict):
-        raise RunDirectoryError(f"{run.job} is damaged; `run` of the spec writes it anew")
+        raise RunDirectoryError(
+            f"{run.job} is damaged; `run` of its spec writes it anew, and `distfacegan verify` "
+            "checks everything else"
+        )
     records = ((stage, run.record(stage)) for stage in STAGES)
     return [
         StageStatus(stage, state="not begun") if record is None else _stage(run, stage, record)
@@ -103,9 +108,9 @@ def _stage(run: RunDirectory, stage: str, record: StageRecord) -> StageStatus:
     state = "done" if record.finished else "unfinished"
     last = record.last_run
     if record.shards is not None:
-        markers = shards.read_markers(run.markers(stage))
-        totals = shards.totals(markers)
-        rate, workers = _rate(markers)
+        recent: list[ShardStats] = []
+        totals = shards.totals(_noting(shards.read_markers(run.markers(stage)), recent))
+        rate, workers = _rate(recent)
         return StageStatus(
             stage,
             state,
@@ -127,9 +132,22 @@ def _stage(run: RunDirectory, stage: str, record: StageRecord) -> StageStatus:
     return StageStatus(stage, state, warnings=tuple(record.warnings))
 
 
-def _rate(markers: list[shards.ShardStats]) -> tuple[float | None, int]:
-    """Return rows per second over the last RECENT shards, and the number of their workers."""
-    recent = sorted(markers, key=lambda marker: marker.written)[-RECENT:]
+def _noting(markers: Iterable[ShardStats], recent: list[ShardStats]) -> Iterator[ShardStats]:
+    """Yield markers, and keep the last RECENT of them in `recent`, in the order of their time."""
+    for marker in markers:
+        recent.append(marker)
+        if len(recent) >= 2 * RECENT:
+            _keep_recent(recent)
+        yield marker
+    _keep_recent(recent)
+
+
+def _keep_recent(markers: list[ShardStats]) -> None:
+    markers[:] = sorted(markers, key=lambda marker: marker.written)[-RECENT:]
+
+
+def _rate(recent: list[ShardStats]) -> tuple[float | None, int]:
+    """Return rows per second over the last shards, and the number of their workers."""
     if not recent:
         return None, 0
     begun = min(marker.written - marker.seconds for marker in recent)

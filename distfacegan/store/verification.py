@@ -16,7 +16,7 @@ from typing import Literal
 import zarr
 
 from distfacegan import __version__
-from distfacegan.errors import DistfaceganError
+from distfacegan.errors import MENDED, DistfaceganError, RunDirectoryError
 from distfacegan.store import files, groups, shards, weight_files
 from distfacegan.store.formats import NewerFormatError
 from distfacegan.store.location import Location, ObjectStoreError, numbered, remove_tree
@@ -83,7 +83,7 @@ def check_group(run: RunDirectory, stage: str, name: str) -> Iterator[Finding]:
 
 
 def check_shard_files(
-    run: RunDirectory, stage: str, plan: list[Shard], folder: Location
+    run: RunDirectory, stage: str, plan: Sequence[Shard], folder: Location
 ) -> Iterator[Finding]:
     """Check the files in `folder` that the marker of each shard names."""
 
@@ -106,10 +106,8 @@ def check_networks(folders: Sequence[Location], *, expected: bool = False) -> It
             damage = [f"{folder / 'meta.json'} is missing"]
         except Exception as error:
             _raise_if_passing(error)
-            if _is_json(folder / "meta.json"):
-                yield unreadable(folder, error)
-                continue
-            damage = [str(error)]
+            yield unreadable(folder, error)
+            continue
         if damage:
             weight_files.remove(folder)
             yield Finding(f"{', '.join(damage)}; to be made again")
@@ -122,16 +120,37 @@ def check_present(paths: Sequence[Location]) -> Iterator[Finding]:
             yield Finding(f"{path} is missing; to be made again")
 
 
+def check_sealed(path: Location, *, expected: bool = False) -> Iterator[Finding]:
+    """Check a sealed JSON file and the files beside it; with `expected` it must be there."""
+    try:
+        damage = files.damaged(path.parent, files.read_json(path).get("digests", {}))
+    except FileNotFoundError:
+        damage = [f"{path} is missing"] if expected else []
+    except RunDirectoryError as error:
+        damage = [_without_advice(error)]
+    if damage:
+        path.unlink(missing_ok=True)
+        yield Finding(f"{', '.join(damage)}; to be made again")
+
+
 def check_record(run: RunDirectory, stage: str) -> StageRecord | Finding:
     """Return the record of a stage that has begun, or the finding that says what is wrong."""
     try:
         record = run.record(stage)
         assert record is not None
-        return record
     except NewerFormatError as error:
         return unreadable(run.record_path(stage), error)
     except DistfaceganError as error:
-        return Finding(f"{error}; the stage is to be done again")
+        return Finding(f"{_without_advice(error)}; the stage is to be done again")
+    try:
+        run.identity(stage)
+    except RunDirectoryError as error:
+        return Finding(str(error), "unreadable")
+    return record
+
+
+def _without_advice(error: Exception) -> str:
+    return str(error).removesuffix(f"; {MENDED}")
 
 
 def _lost_arrays(folder: Location, markers: Location) -> list[str]:
@@ -161,11 +180,11 @@ def _is_json(path: Location) -> bool:
 def _check_shards(
     run: RunDirectory,
     stage: str,
-    plan: list[Shard],
+    plan: Sequence[Shard],
     damage_of: Callable[[Shard, ShardStats], list[str]],
 ) -> Iterator[Finding]:
     """Check the markers of a stage, and with `damage_of` the data of each marked shard."""
-    known = set()
+    known, made_of = set(), run.identity(stage)
     for path in numbered(run.markers(stage), ".json"):
         index = int(path.stem)
         known.add(index)
@@ -177,12 +196,20 @@ def _check_shards(
             continue
         except DistfaceganError as error:
             path.unlink()
-            yield Finding(f"{shard or path}: its marker is damaged ({error}); to be done again")
+            said = _without_advice(error)
+            yield Finding(f"{shard or path}: its marker is damaged ({said}); to be done again")
             continue
         told = Shard(marker.shard, marker.start, marker.stop)
         if shard is None or told != shard:
             path.unlink()
             yield Finding(f"{shard or path}: its marker tells of {told}; to be done again")
+            continue
+        if not marker.is_of(made_of):
+            path.unlink()
+            yield Finding(
+                f"{shard}: made with other settings or inputs (digest {marker.made_of}, the "
+                f"stage's is {made_of}); to be done again"
+            )
             continue
         damage = damage_of(shard, marker)
         if damage:

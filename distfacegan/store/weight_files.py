@@ -14,7 +14,7 @@ import safetensors
 import safetensors.torch
 from torch import Tensor
 
-from distfacegan.errors import CheckpointError
+from distfacegan.errors import MENDED, CheckpointError, RunDirectoryError
 from distfacegan.store import files, formats
 from distfacegan.store.location import Location, numbered, remove_tree
 
@@ -37,7 +37,7 @@ def save(folder: Location, states: Mapping[str, State], meta: Mapping[str, Any])
         files.write_bytes(into / f"{name}.safetensors", data)
         digests[f"{name}.safetensors"] = files.digest(data)
     stamped = {**meta, **formats.stamp(), "digests": digests}
-    files.write_json(into / "meta.json", stamped)
+    files.write_json(into / "meta.json", files.seal(stamped))
     if isinstance(folder, Path):
         remove(folder)
         os.replace(str(into), folder)
@@ -70,7 +70,9 @@ def load_with_digest(path: Location, name: str) -> tuple[dict[str, Tensor], str]
         data = file.read_bytes()
         found = files.digest(data)
         if expected is not None and found != expected:
-            raise CheckpointError(f"{file} is damaged: its digest is not the one in {meta}")
+            raise CheckpointError(
+                f"{file} is damaged: its digest is not the one in {meta}; {MENDED}"
+            )
         return safetensors.torch.load(data), found
     except FileNotFoundError:
         raise CheckpointError(
@@ -80,8 +82,8 @@ def load_with_digest(path: Location, name: str) -> tuple[dict[str, Tensor], str]
         raise CheckpointError(f"{file} cannot be read: {error}") from None
     except safetensors.SafetensorError as error:
         raise CheckpointError(
-            f"{file} cannot be read as safetensors ({error}); "
-            "weights in pickle files (.pt, .pth) are refused: they can run code"
+            f"{file} cannot be read as safetensors ({error}); weights in pickle files (.pt, .pth) "
+            f"are refused: they can run code. If the file is a run's: {MENDED}"
         ) from None
 
 
@@ -91,7 +93,10 @@ def weights_file(path: Location, name: str) -> Location:
 
 
 def read_meta(folder: Location) -> dict[str, Any]:
-    """Return a checkpoint's meta.json; raises NewerFormatError for a newer format."""
+    """Return a checkpoint's meta.json.
+
+    Raises NewerFormatError for a newer format, RunDirectoryError for damage.
+    """
     meta = files.read_json(folder / "meta.json")
     formats.check(folder / "meta.json", meta)
     return meta
@@ -112,5 +117,13 @@ def prune(folder: Location, keep: int) -> None:
 
 
 def damaged(folder: Location) -> list[str]:
-    """Return one line for every file of a checkpoint that is missing or fails its digest."""
-    return files.damaged(folder, read_meta(folder)["digests"])
+    """Return one line for every file of a checkpoint that is missing or fails its digest.
+
+    Raises NewerFormatError for a newer format.
+    """
+    try:
+        return files.damaged(folder, read_meta(folder)["digests"])
+    except formats.NewerFormatError:
+        raise
+    except RunDirectoryError as error:
+        return [str(error).removesuffix(f"; {MENDED}")]

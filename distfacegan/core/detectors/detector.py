@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+from collections.abc import Sequence
 from typing import Any, ClassVar, Protocol
 
 import numpy as np
@@ -44,7 +45,7 @@ class AnnotatedPhotos(Protocol):
     """Photos some of which have points of their own."""
 
     @property
-    def keys(self) -> list[str]:
+    def keys(self) -> Sequence[str]:
         """The names of the photos."""
         ...
 

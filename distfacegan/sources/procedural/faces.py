@@ -1,13 +1,13 @@
 """The source of procedural faces, and the function that draws a face."""
 
-import functools
 import hashlib
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, overload
 
 import numpy as np
-from pydantic import PositiveInt
 
 from distfacegan.errors import SourceError
+from distfacegan.settings import Rows
 from distfacegan.sources.procedural.hair import build_hair
 from distfacegan.sources.procedural.head import Head, build_head
 from distfacegan.sources.procedural.paint import paint_face
@@ -24,7 +24,7 @@ class ProceduralSection(SourceSection):
     """Faces drawn by the project itself, with exact landmarks; nothing to download."""
 
     kind: Literal["procedural"]
-    count: PositiveInt
+    count: Rows
     """How many faces to draw."""
 
     def open(self, seed: int) -> "ProceduralFaces":
@@ -50,10 +50,10 @@ class ProceduralFaces:
         self.count = _whole("count", count, at_least=1)
         self.seed = _whole("seed", seed, at_least=0)
 
-    @functools.cached_property
-    def keys(self) -> list[str]:
+    @property
+    def keys(self) -> Sequence[str]:
         """The names of the photos: their rows."""
-        return [f"{row:06d}" for row in range(self.count)]
+        return _Names(range(self.count))
 
     def read(self, row: int) -> np.ndarray:
         """Return the photo of a row, u8 RGB [192, 192, 3]."""
@@ -72,6 +72,26 @@ class ProceduralFaces:
         if not 0 <= row < self.count:
             raise IndexError(f"row {row} of {self.count} procedural faces")
         return row
+
+
+class _Names(Sequence[str]):
+    """Row numbers as texts, each made when it is asked for."""
+
+    def __init__(self, rows: range) -> None:
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, place: int | slice) -> str | Sequence[str]:
+        found = self._rows[place]
+        return _Names(found) if isinstance(found, range) else f"{found:06d}"
 
 
 def render_face(seed: int, row: int, size: int = SIZE) -> tuple[np.ndarray, np.ndarray]:
