@@ -282,7 +282,7 @@ def test_the_fingerprint_follows_names_and_sizes_but_not_the_place(tmp_path):
 def test_the_fingerprint_follows_the_points(tmp_path):
     write_folder(tmp_path, {"a.jpg": photo()})
     fingerprints = set()
-    for points in (np.zeros((49, 2)), np.ones((49, 2))):
+    for points in (np.full((49, 2), 3), np.full((49, 2), 4)):
         write_pts(tmp_path / "a.pts", points)
         fingerprints.add(FolderSource(tmp_path).fingerprint())
     assert len(fingerprints) == 2

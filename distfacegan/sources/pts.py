@@ -18,6 +18,7 @@ import numpy as np
 from distfacegan.errors import SourceError
 
 FROM_68 = np.r_[17:60, 61:64, 65:68]
+SHARES = 2  # points that all lie so near to the corner are not in pixels
 _NUMBER = r"-?\d+\.?\d*"
 
 
@@ -26,7 +27,7 @@ def read_pts(path: Path) -> np.ndarray:
 
     300-W was annotated with Matlab, where the first pixel has the number 1. Therefore 1 is
     subtracted.
-    Raises SourceError, naming the line, for anything but 68 or 49 points.
+    Raises SourceError, naming the line, for anything but 68 or 49 points in pixels.
     """
     lines = [line.strip() for line in path.read_text("utf-8-sig", "replace").splitlines()]
     while lines and not lines[-1]:
@@ -48,4 +49,9 @@ def read_pts(path: Path) -> np.ndarray:
     if len(lines) > 4 + count:
         take(5 + count, "", "the end of the file")
     points = np.array([match.groups() for match in matches], np.float64) - 1
+    if np.abs(points + 1).max() <= SHARES:
+        raise SourceError(
+            f"{path}: all numbers are within [-{SHARES}, {SHARES}]: they look like shares of the "
+            "picture; expected pixels, of which the first pixel's centre has the number 1"
+        )
     return points[FROM_68 if count == 68 else slice(None)].astype(np.float32)
