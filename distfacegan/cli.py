@@ -90,6 +90,9 @@ def _parser() -> argparse.ArgumentParser:
     ):
         sub = commands.add_parser(name, help=text, description=text)
         sub.add_argument("run", metavar="RUN", help="the run directory: a path or a URL")
+        if name == "report":
+            text = "another run, to compare with"
+            sub.add_argument("other", metavar="OTHER", nargs="?", help=text)
         sub.set_defaults(command=command)
 
     text = "write a run's faces in another format; nothing is generated again"
@@ -290,8 +293,13 @@ def _status(options: argparse.Namespace) -> int:
 
 def _report(options: argparse.Namespace) -> int:
     from distfacegan import report
+    from distfacegan.report import comparison
 
-    print(f"report: {report.write(_existing(options.run))}")
+    run = _existing(options.run)
+    if options.other is None:
+        print(f"report: {report.write(run)}")
+    else:
+        print(f"comparison: {comparison.write(run, _existing(options.other))}")
     return 0
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 from distfacegan import report
+from distfacegan.cli import main
 from distfacegan.core.grids import encode, tile
 from distfacegan.core.lgen import LandmarkGenerator
 from distfacegan.core.networks import Generator
@@ -648,3 +649,23 @@ def test_lgen_is_good_if_it_beats_linear_regression_and_the_mean_shape_by_far(er
     fresh = {"nme": error, "nme_linear": linear, "nme_mean_shape": 0.06}
     summary = {"lgen": {"fresh": fresh, "nme": 0.01, "nme_mean_shape": 0.1}}
     assert _of_lgen(summary, {"labelled_faces": []}).level == level
+
+
+def test_two_runs_are_compared_by_their_numbers_and_settings(finished, own, capsys):
+    run, _, _ = finished
+    evaluation = files.read_json(own.lgen / "evaluation.json")
+    files.write_json(own.lgen / "evaluation.json", evaluation | {"nme": 0.5})
+    path = own.record_path("invert")
+    found = files.read_json(path)
+    found["settings"]["steps"] = 99
+    files.write_json(path, found)
+    shutil.copytree(run.root, own.root.parent / "first")
+    first = RunDirectory(own.root.parent / "first")
+    assert main(["report", str(first.root), str(own.root)]) == 0
+    shown = Page(first.report / "comparison.html")
+    assert str(first.report / "comparison.html") in capsys.readouterr().out
+    best = [a for a in shown.of("td") if a.get("class") == "best"]
+    assert len(best) == 1  # only L-Gen's error differs
+    assert "50.0%" in shown.text
+    assert "invert.steps" in shown.text
+    assert not [a for a in shown.of("link") if not a["href"].startswith("data:")]
