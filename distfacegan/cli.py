@@ -5,20 +5,15 @@ from __future__ import annotations
 import argparse
 import collections
 import logging
-import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from distfacegan import __version__
 from distfacegan.bench.options import add_benches, positive
+from distfacegan.cluster_commands import add_cluster_commands, add_extent, add_spec
 from distfacegan.errors import DistfaceganError, RunDirectoryError
 from distfacegan.store.location import ObjectStoreError, brief, locate, reach
-from distfacegan.store.run_directory import STAGES, RunDirectory
-
-if TYPE_CHECKING:
-    from distfacegan.stages import submission
+from distfacegan.store.run_directory import RunDirectory
 
 _DESCRIPTION = """\
 Labelled synthetic faces from photos: crop, find landmarks, train BEGAN, invert every photo, train a
@@ -67,15 +62,15 @@ def _parser() -> argparse.ArgumentParser:
 
     text = "do what a job spec says, or finish it"
     run = commands.add_parser("run", help=text, description=text)
-    _add_spec(run)
-    _add_extent(run)
+    add_spec(run)
+    add_extent(run)
     run.set_defaults(command=_run)
 
-    _add_cluster_commands(commands)
+    add_cluster_commands(commands)
 
     text = "say what a job would do and need; nothing is run"
     plan = commands.add_parser("plan", help=text, description=text)
-    _add_spec(plan, several=True)
+    add_spec(plan, several=True)
     plan.add_argument(
         "--measure",
         action="store_true",
@@ -85,7 +80,11 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, command, text in (
         ("status", _status, "say how far a run is, from its directory alone"),
-        ("report", _report, "write the report page of a run and print its path"),
+        (
+            "report",
+            _report,
+            "write the report page of a run, or compare two runs, and print the path",
+        ),
         ("verify", _verify, "check everything a run stored; what is damaged, `run` makes again"),
     ):
         sub = commands.add_parser(name, help=text, description=text)
@@ -128,75 +127,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_cluster_commands(commands: Any) -> None:
-    text = "send a job to a Ray cluster and follow it; Ctrl-C leaves it to itself"
-    submit = commands.add_parser("submit", help=text, description=text)
-    _add_spec(submit)
-    _add_extent(submit)
-    submit.add_argument(
-        "--installed",
-        action="store_true",
-        help="run the distfacegan that the cluster has installed, not this one",
-    )
-    submit.add_argument("--no-wait", action="store_true", help="do not follow the job")
-    submit.set_defaults(command=_submit)
-
-    text = "list the jobs that a cluster has had, newest first"
-    jobs = commands.add_parser("jobs", help=text, description=text)
-    jobs.set_defaults(command=_jobs)
-
-    text = "print what a job has logged"
-    logs = commands.add_parser("logs", help=text, description=text)
-    logs.add_argument("job", metavar="ID", help="the id that submit printed")
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until the job has ended")
-    logs.set_defaults(command=_logs)
-
-    text = "stop a job; the shards that it is at are finished, the same spec goes on from there"
-    cancel = commands.add_parser("cancel", help=text, description=text)
-    cancel.add_argument("job", metavar="ID", help="the id that submit printed")
-    cancel.set_defaults(command=_cancel)
-
-    for parser in (submit, jobs, logs, cancel):
-        parser.add_argument(
-            "--address",
-            default=os.environ.get("RAY_API_SERVER_ADDRESS"),
-            metavar="http://HEAD:8265",
-            help="of the cluster's dashboard (default: RAY_API_SERVER_ADDRESS)",
-        )
-
-
-def _add_spec(parser: argparse.ArgumentParser, several: bool = False) -> None:
-    parser.add_argument(
-        "specs" if several else "spec",
-        type=Path,
-        nargs="+" if several else None,
-        metavar="SPEC",
-        help="the job spec, a YAML file",
-    )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="FIELD=VALUE",
-        help="set a field of the spec, for example invert.steps=50 (may be given again)",
-    )
-
-
-def _add_extent(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--only",
-        action="append",
-        default=[],
-        metavar="STAGE",
-        help=f"only this stage of the spec (may be given again): {', '.join(STAGES)}",
-    )
-    parser.add_argument(
-        "--fresh",
-        action="store_true",
-        help="first delete what the job (or --only's stages, and what reads from them) wrote",
-    )
-
-
 # Each command imports what it needs: --help and status do not wait for torch and Ray.
 
 
@@ -209,71 +139,6 @@ def _run(options: argparse.Namespace) -> int:
     if page.exists():
         print(f"report: {page}")
     return code
-
-
-def _submit(options: argparse.Namespace) -> int:
-    from distfacegan import pipeline, specfile
-
-    spec = specfile.load(options.spec, options.set)
-    pipeline.chosen(spec, options.only)
-    cluster = _cluster(options)
-    job = cluster.submit(spec, only=options.only, fresh=options.fresh, installed=options.installed)
-    code = "as the cluster has it installed" if options.installed else f"{__version__}, from here"
-    print(
-        f"submitted {job}\n"
-        f"  dashboard:  {cluster.link(job)}\n"
-        f"  run:        {spec.run} (this path, and the spec's others, are the cluster's nodes')\n"
-        f"  code:       distfacegan {code}\n"
-        f"{cluster.advice(job)}",
-        flush=True,
-    )
-    return 0 if options.no_wait else _follow(cluster, job)
-
-
-def _jobs(options: argparse.Namespace) -> int:
-    from distfacegan.stages import submission
-
-    print(submission.describe(_cluster(options).jobs()))
-    return 0
-
-
-def _logs(options: argparse.Namespace) -> int:
-    cluster = _cluster(options)
-    if options.follow:
-        return _follow(cluster, options.job)
-    print(cluster.logs(options.job), end="")
-    return 0
-
-
-def _cancel(options: argparse.Namespace) -> int:
-    print(f"{options.job}: {_cluster(options).cancel(options.job)}")
-    return 0
-
-
-def _cluster(options: argparse.Namespace) -> submission.Cluster:
-    from distfacegan.stages import submission
-
-    if not options.address:
-        raise submission.ClusterError(
-            "which cluster? Say --address http://HEAD:8265, or set RAY_API_SERVER_ADDRESS"
-        )
-    return submission.Cluster(options.address)
-
-
-def _follow(cluster: submission.Cluster, job: str) -> int:
-    try:
-        return cluster.follow(job, _write)
-    except KeyboardInterrupt:
-        print(f"\ndetached; {job} goes on\n{cluster.advice(job)}", file=sys.stderr)
-        return 130
-
-
-def _write(text: str) -> None:
-    try:
-        print(text, end="", flush=True)
-    except BrokenPipeError:  # who reads has seen enough, `| head` for one: as good as Ctrl-C
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise KeyboardInterrupt from None
 
 
 def _plan(options: argparse.Namespace) -> int:
