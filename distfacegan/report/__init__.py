@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distfacegan.report import figures
+from distfacegan.report import browser, figures
 from distfacegan.report.contents import Contents
 from distfacegan.report.page import render
 from distfacegan.report.summary import summarize
@@ -22,7 +22,8 @@ def write(run: RunDirectory) -> Location:
     contents = Contents(run)
     pictures = figures.draw(contents)
     summary = summarize(contents) | {"figures": figures.numbers(pictures)}
-    html = render(contents, summary, pictures)
+    pages = browser.write(run)
+    html = render(contents, summary, pictures | {"browser": pages.name if pages else None})
     path = run.report / "index.html"
     files.write_bytes(path, html.encode())
     sealed = files.seal(summary | {"digests": {path.name: files.digest(html.encode())}})

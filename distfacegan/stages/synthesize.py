@@ -24,7 +24,7 @@ from distfacegan.stages import cluster, dataset_facts, landmarks, rates, sizes
 from distfacegan.stages.sample_maker import BLOCK, Recipe, SampleMaker, check
 from distfacegan.stages.sharded import finish_shards
 from distfacegan.stages.stage import Job, Outcome, Plan, Stage
-from distfacegan.store import dataset, files, shards
+from distfacegan.store import dataset, files, shards, thumbnails
 from distfacegan.store.exports import ExportFormat, Sample
 from distfacegan.store.location import Location
 from distfacegan.store.records import StageRecord
@@ -73,7 +73,9 @@ class SynthesizeWorker:
         with self._computing:
             started = time.time()
             made = self._maker.samples(shard)
-        packed = dict(self._export.pack(shard.index, (s for s, fault in made if not fault)))
+        fit = [sample for sample, fault in made if not fault]
+        packed = dict(self._export.pack(shard.index, fit))
+        packed |= dict(thumbnails.pack(shard.index, fit))
         done = shards.marker(self._markers, shard)
         if done is not None:
             return done  # another worker took the shard over and finished first
