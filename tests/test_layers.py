@@ -40,6 +40,7 @@ FORBIDDEN = {
         "distfacegan.spec",
         "distfacegan.sections",
     },
+    "samplers": {"ray", "distfacegan.stages", "distfacegan.report", "distfacegan.spec"},
     "report": {"ray", "distfacegan.stages", "distfacegan.sources"},
     "stages": {"distfacegan.pipeline", "distfacegan.cli"},
 }

@@ -9,16 +9,16 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 
-from distfacegan.core.landmarks import IBUG_49
 from distfacegan.store.exports import parts
 from distfacegan.store.exports.export import ExportFormat, Sample
 from distfacegan.store.location import Location
 
+POINTS = [point for point in range(17, 68) if point not in (60, 64)]  # of iBUG's 68
 CATEGORY = {
     "id": 1,
     "name": "face",
     "supercategory": "person",
-    "keypoints": [f"ibug_{point}" for point in IBUG_49],
+    "keypoints": [f"ibug_{point}" for point in POINTS],
     "skeleton": [],
 }
 VISIBLE = 2  # COCO's flag of a keypoint that is labelled and visible
