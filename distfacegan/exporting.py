@@ -100,7 +100,7 @@ def export(run: RunDirectory, export: ExportFormat, folder: Location, what: What
     """
     manifest, plan = _manifest(run, export, what)
     _refuse_other_content(folder, manifest)
-    files.write_json(dataset.manifest_path(folder), manifest)
+    files.write_json(dataset.manifest_path(folder), files.seal(manifest))
     done = shards.done(folder / MARKERS)
     todo = [shard for shard in plan if shard.index not in done]
     worker = functools.partial(ExportWorker, run.root, folder, what, export)
@@ -157,7 +157,9 @@ def _manifest(
         record = run.record(stage)
         assert record is not None
         plan = shards.split(record.settings["count"], record.settings["shard_rows"])
-        return {**files.read_json(dataset.manifest_path(run.synthetic)), **made_of}, plan
+        manifest = files.read_json(dataset.manifest_path(run.synthetic))
+        manifest.pop("digests", None)  # of the run's own files
+        return {**manifest, **made_of}, plan
     plan = groups.plan(groups.open_group(run.latents, "photos"))
     about = dataset_facts.about_photos(run)
     return {"name": run.root.name, "count": sum(map(len, plan)), **about, **made_of}, plan

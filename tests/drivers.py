@@ -17,10 +17,10 @@ STANDS_STILL = "the driver stands still"
 
 
 def run_to_the_middle(spec: Path, stage: str) -> int:
-    """Run a job, but stand still after the first shard or trial of a stage, or at a step of it."""
+    """Run a job, but stand still after the first shard or trials of a stage, or at a step of it."""
     if stage == "began":
         began._train_loop = training_loops.stands_still  # type: ignore[assignment]
-    for name in ("shard", "trial"):
+    for name in ("shard", "trials"):
         counted = _then_stand_still(getattr(Telemetry, name), stage)
         setattr(Telemetry, name, counted)
     return cli.main(["run", str(spec)])

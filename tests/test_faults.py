@@ -24,7 +24,7 @@ MIDDLE = {
     "landmarks": ("shards/landmarks/*.json", signal.SIGTERM),
     "began": ("began/checkpoints/00000050", signal.SIGKILL),
     "invert": ("shards/invert/*.json", signal.SIGINT),
-    "lgen": ("lgen/tune/search/*", signal.SIGINT),
+    "lgen": ("lgen/tune/groups/*", signal.SIGINT),
     "synthesize": ("shards/synthesize/*.json", signal.SIGKILL),
 }
 
